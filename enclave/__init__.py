@@ -1,0 +1,1 @@
+"""What is measured: everything that runs inside a Nitro Enclave, and nothing else."""
