@@ -1,0 +1,229 @@
+"""Jobs as they come in the body of an SQS message, and the replies. The published JSON Schemas are made from these.
+
+Jobs are JSON objects; unknown fields, duplicate keys, lone surrogates and non-finite numbers are refused, because two
+readers could take them for two different jobs.
+"""
+
+import base64
+import binascii
+import json
+from enum import StrEnum, unique
+from typing import Annotated, Any, Literal, NoReturn, Self, TypeAlias, TypeVar
+
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
+
+from protocol.errors import ErrorCode, SignerError
+from protocol.forms import check_form
+from protocol.messages import MAX_MESSAGE_BYTES, Digest, Scheme, SignatureFormat
+from protocol.model import StrictModel, UserId, describe_validation_error, is_map
+
+JobId = Annotated[str, Field(pattern=r"^[!-~]{1,128}$")]
+"""Printable ASCII without spaces: what SQS takes as a deduplication id (SQS API, SendMessage)."""
+
+JobType: TypeAlias = Literal["generate", "sign", "unknown"]
+
+_MAX_MESSAGE_TEXT = 2 * MAX_MESSAGE_BYTES + 2
+"""Hex is the longest encoding: two digits a byte, and `0x`."""
+
+_JOB_TYPE: TypeAdapter[Literal["generate", "sign"]] = TypeAdapter(Literal["generate", "sign"])
+_JOB_ID: TypeAdapter[str] = TypeAdapter(JobId)
+_USERID: TypeAdapter[str] = TypeAdapter(UserId)
+_Known = TypeVar("_Known", bound=str)
+
+
+@unique
+class MessageEncoding(StrEnum):
+    """How `message` stands in the JSON text."""
+
+    UTF8 = "utf8"
+    HEX = "hex"
+    BASE64 = "base64"
+
+
+class GenerateJob(StrictModel):
+    """Makes a key for a user, or answers with the key that the user has."""
+
+    type: Literal["generate"]
+    job_id: JobId
+    userid: UserId
+    reply_to: Annotated[str | None, Field(max_length=256)] = None
+
+
+class SignJob(StrictModel):
+    """Signs a message with the key of a user."""
+
+    type: Literal["sign"]
+    job_id: JobId
+    userid: UserId
+    message: Annotated[str, Field(max_length=_MAX_MESSAGE_TEXT)]
+    encoding: Annotated[MessageEncoding, Field(strict=False)] = MessageEncoding.UTF8
+    digest: Annotated[Digest, Field(strict=False)] = Digest.SHA256
+    scheme: Annotated[Scheme, Field(strict=False)] = Scheme.ECDSA
+    format: Annotated[SignatureFormat, Field(strict=False)] = SignatureFormat.COMPACT
+    reply_to: Annotated[str | None, Field(max_length=256)] = None
+    authorization: None = None
+    """Reserved for the client's own signature over the job; not accepted yet."""
+
+    @model_validator(mode="after")
+    def _form_exists(self) -> Self:
+        try:
+            check_form(self.message_bytes, self.digest, self.scheme, self.format)
+        except SignerError as error:
+            raise ValueError(error.detail) from error
+        return self
+
+    @property
+    def message_bytes(self) -> bytes:
+        """The decoded message.
+
+        Raises:
+            ValueError: not in the stated encoding (never after the model was made).
+        """
+        match self.encoding:
+            case MessageEncoding.UTF8:
+                return self.message.encode()
+            case MessageEncoding.HEX:
+                try:
+                    return binascii.unhexlify(self.message.removeprefix("0x"))
+                except (binascii.Error, ValueError) as error:
+                    raise ValueError("message: not hexadecimal") from error
+            case MessageEncoding.BASE64:
+                try:
+                    return base64.b64decode(self.message, validate=True)
+                except (binascii.Error, ValueError) as error:
+                    raise ValueError("message: not base64") from error
+
+
+Job = GenerateJob | SignJob
+_JOB: TypeAdapter[Job] = TypeAdapter(Annotated[Job, Field(discriminator="type")])
+
+
+class JobRefusedError(Exception):
+    """A body that is no job; knows what an error reply needs."""
+
+    def __init__(self, job_id: str, job_type: JobType, userid: str | None, error: SignerError) -> None:
+        super().__init__(str(error))
+        self.job_id = job_id
+        self.job_type = job_type
+        self.userid = userid
+        self.error = error
+
+
+def parse_job(body: str, message_id: str) -> Job:
+    """Read the body of an SQS message. A job without `job_id` takes the message id.
+
+    Raises:
+        JobRefusedError: with as much of `job_id`, `type` and `userid` as can be known, and `bad_request`.
+    """
+    fields: dict[str, Any] = {}
+    try:
+        fields = _parse_object(body)
+        return _JOB.validate_python({"job_id": message_id, **fields})
+    except ValidationError as error:
+        detail = describe_validation_error(error)
+    except ValueError as error:
+        detail = str(error)
+    raise JobRefusedError(
+        job_id=_known(fields, "job_id", _JOB_ID) or message_id,
+        job_type=_known(fields, "type", _JOB_TYPE) or "unknown",
+        userid=_known(fields, "userid", _USERID),
+        error=SignerError(ErrorCode.BAD_REQUEST, detail),
+    )
+
+
+def _known(fields: dict[str, Any], name: str, kind: TypeAdapter[_Known]) -> _Known | None:
+    try:
+        return kind.validate_python(fields.get(name))
+    except ValidationError:
+        return None
+
+
+def _parse_object(body: str) -> dict[str, Any]:
+    try:
+        value: object = json.loads(body, object_pairs_hook=_without_duplicates, parse_constant=_refuse_constant)
+    except RecursionError as error:
+        raise ValueError("the body is nested too deeply") from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"the body is not JSON: {error.msg} at character {error.pos}") from error
+    if not is_map(value):
+        raise ValueError("the body is not a JSON object")
+    if "\\u" in body:
+        _refuse_lone_surrogates(value)
+    return value
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
+        raise ValueError("a key stands twice in the body")
+    return fields
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _refuse_lone_surrogates(value: dict[str, Any]) -> None:
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError("the body has a lone surrogate, which is not text") from error
+
+
+class GenerateReply(StrictModel):
+    """The key of a user: new, or the one that was there."""
+
+    type: Literal["generate"] = "generate"
+    job_id: str
+    status: Literal["ok"] = "ok"
+    userid: str
+    publickey: str
+    """x||y, 128 hexadecimal digits."""
+    publickey_compressed: str
+    """SEC 1 compressed point, 66 hexadecimal digits."""
+    ethereum_address: str
+    """With the checksum of EIP-55."""
+    created: bool
+    birth_certificate: str
+    """Base64, see `protocol.birth`."""
+
+
+class SignReply(StrictModel):
+    """A signature that the worker has verified."""
+
+    type: Literal["sign"] = "sign"
+    job_id: str
+    status: Literal["ok"] = "ok"
+    userid: str
+    signature: str
+    """Hexadecimal; the bytes depend on `format`."""
+    publickey: str
+    verified: Literal[True] = True
+
+
+class ReplyError(StrictModel):
+    """Why a job failed for good."""
+
+    code: Annotated[ErrorCode, Field(strict=False)]
+    message: str
+    retryable: bool
+
+
+class ErrorReply(StrictModel):
+    """The answer to a job that failed. `type` is `unknown` when the body did not tell."""
+
+    type: JobType
+    job_id: str
+    status: Literal["error"] = "error"
+    userid: str | None
+    error: ReplyError
+
+    @classmethod
+    def of(cls, job_type: JobType, job_id: str, userid: str | None, error: SignerError) -> Self:
+        """Return the reply for an error of the closed set."""
+        body = ReplyError(code=error.code, message=error.detail, retryable=error.code.retryable)
+        return cls(type=job_type, job_id=job_id, userid=userid, error=body)
+
+
+Reply = GenerateReply | SignReply | ErrorReply
+REPLY: TypeAdapter[Reply] = TypeAdapter(Reply)
