@@ -28,7 +28,7 @@ _MAX_MESSAGE_TEXT = 2 * MAX_MESSAGE_BYTES + 2
 _JOB_TYPE: TypeAdapter[Literal["generate", "sign"]] = TypeAdapter(Literal["generate", "sign"])
 _JOB_ID: TypeAdapter[str] = TypeAdapter(JobId)
 _USERID: TypeAdapter[str] = TypeAdapter(UserId)
-_Known = TypeVar("_Known", bound=str)
+_Known = TypeVar("_Known")
 
 
 @unique
@@ -123,9 +123,10 @@ def parse_job(body: str, message_id: str) -> Job:
         detail = describe_validation_error(error)
     except ValueError as error:
         detail = str(error)
+    known_type = _known(fields, "type", _JOB_TYPE)
     raise JobRefusedError(
         job_id=_known(fields, "job_id", _JOB_ID) or message_id,
-        job_type=_known(fields, "type", _JOB_TYPE) or "unknown",
+        job_type=known_type or "unknown",
         userid=_known(fields, "userid", _USERID),
         error=SignerError(ErrorCode.BAD_REQUEST, detail),
     )

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from enum import StrEnum, unique
 from typing import Annotated, Any, Final, Self, TypeVar
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator, model_validator
 
 from protocol.cbor import CborError, decode, encode
 from protocol.errors import ErrorCode, RemoteProtocolError, SignerError
@@ -197,6 +197,23 @@ class AttestResult(StrictModel):
     facts: bytes
 
 
+class BadItem(StrictModel):
+    """What an item of a batch becomes when it is malformed, so that it fails alone."""
+
+    detail: str
+
+
+def _keep_bad_items(value: object, validate: ValidatorFunctionWrapHandler) -> Any:
+    try:
+        return validate(value)
+    except ValidationError as error:
+        return BadItem(detail=describe_validation_error(error))
+
+
+_BadItemsAside = WrapValidator(_keep_bad_items)
+_BatchSize = Field(min_length=1, max_length=MAX_BATCH_ITEMS, strict=False)
+
+
 class GenerateItem(StrictModel):
     """One key to make."""
 
@@ -206,7 +223,10 @@ class GenerateItem(StrictModel):
 class Generate(StrictModel):
     """Makes keys; for the generator role."""
 
-    items: Annotated[tuple[GenerateItem, ...], Field(min_length=1, max_length=MAX_BATCH_ITEMS, strict=False)]
+    items: Annotated[
+        tuple[Annotated[GenerateItem | BadItem, _BadItemsAside], ...],
+        Field(min_length=1, max_length=MAX_BATCH_ITEMS, strict=False),
+    ]
 
 
 class SealedRecord(StrictModel):
@@ -262,7 +282,10 @@ class SignItem(StrictModel):
 class Sign(StrictModel):
     """Signs; for the signer role."""
 
-    items: Annotated[tuple[SignItem, ...], Field(min_length=1, max_length=MAX_BATCH_ITEMS, strict=False)]
+    items: Annotated[
+        tuple[Annotated[SignItem | BadItem, _BadItemsAside], ...],
+        Field(min_length=1, max_length=MAX_BATCH_ITEMS, strict=False),
+    ]
 
 
 class SignItemResult(_ItemResult):
