@@ -6,7 +6,7 @@ value. Indefinite lengths are refused unless the caller's format has them (NSM a
 
 import io
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeGuard
 
 import cbor2  # noqa: TID251 - the one place that may
 
@@ -39,6 +39,16 @@ def encode(value: object) -> bytes:
 def encode_canonical(value: object) -> bytes:
     """Encode a value in the one canonical form (RFC 8949 section 4.2.3: length-first key order)."""
     return cbor2.dumps(value, canonical=True)
+
+
+def is_map(value: object) -> TypeGuard[dict[Any, Any]]:
+    """Tell a decoded map, its keys and values not judged yet."""
+    return isinstance(value, dict)
+
+
+def is_list(value: object) -> TypeGuard[list[Any]]:
+    """Tell a decoded array, its items not judged yet."""
+    return isinstance(value, list)
 
 
 def decode(data: bytes, *, max_depth: int = DEFAULT_MAX_DEPTH, allow_indefinite: bool = False) -> Any:

@@ -8,7 +8,7 @@ from collections.abc import KeysView, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from types import MappingProxyType
-from typing import Any, Final, TypeGuard
+from typing import Any, Final
 
 from protocol.attestation.chain import TrustRoot, VerifiedChain, verify_chain
 from protocol.attestation.cose import CoseSign1, parse_cose_sign1
@@ -24,7 +24,7 @@ from protocol.attestation.policy import (
     PcrRule,
     VerificationTime,
 )
-from protocol.cbor import CborError, decode
+from protocol.cbor import CborError, decode, is_list, is_map
 
 MAX_OPTIONAL_FIELD_BYTES: Final = 1024
 """For public_key, user_data and nonce: the CDDL of attestation_process.md; hardware accepts all three at this size."""
@@ -140,7 +140,7 @@ def parse_document(data: bytes) -> UnverifiedDocument:
         payload = decode(envelope.payload, max_depth=_MAX_DEPTH, allow_indefinite=True)
     except CborError as error:
         raise _wrong(f"the payload is {error}") from error
-    if not _is_map(payload):
+    if not is_map(payload):
         raise _wrong("the payload is not a map")
     return _from_payload(data, envelope, payload)
 
@@ -161,14 +161,6 @@ def _from_payload(data: bytes, envelope: CoseSign1, payload: dict[Any, Any]) -> 
         nonce=_optional_bytes(payload, "nonce"),
         _envelope=envelope,
     )
-
-
-def _is_map(value: Any) -> TypeGuard[dict[Any, Any]]:
-    return isinstance(value, dict)
-
-
-def _is_list(value: Any) -> TypeGuard[list[Any]]:
-    return isinstance(value, list)
 
 
 def _check_names(names: KeysView[Any]) -> None:
@@ -196,7 +188,7 @@ def _timestamp_ms(value: Any) -> int:
 
 
 def _pcrs(value: Any) -> Mapping[int, bytes]:
-    if not _is_map(value) or not 1 <= len(value) <= MAX_PCR_INDEX + 1:
+    if not is_map(value) or not 1 <= len(value) <= MAX_PCR_INDEX + 1:
         raise _wrong(f"pcrs is not a map of 1 to {MAX_PCR_INDEX + 1} entries")
     for index, digest in value.items():
         if type(index) is not int or not 0 <= index <= MAX_PCR_INDEX:
@@ -216,7 +208,7 @@ def _certificate(name: str, value: Any) -> bytes:
 
 
 def _cabundle(value: Any) -> tuple[bytes, ...]:
-    if not _is_list(value) or not value:
+    if not is_list(value) or not value:
         raise _wrong("cabundle is not a list of certificates")
     return tuple(_certificate("a certificate of cabundle", der) for der in value)
 
