@@ -38,11 +38,14 @@ class DevNsm:
     nothing open across a fork.
     """
 
-    trust_root: Final[TrustRoot] = AWS_NITRO_ROOT_G1
-
     def __init__(self, path: str = NSM_DEVICE_PATH, *, ioctl: Ioctl = fcntl.ioctl) -> None:
         self._path = path
         self._ioctl = ioctl
+
+    @property
+    def trust_root(self) -> TrustRoot:
+        """The root of AWS's hardware."""
+        return AWS_NITRO_ROOT_G1
 
     def __call__(self, request: bytes) -> bytes:
         """Return the response to a request. Blocks, for milliseconds normally and for two minutes at worst.

@@ -63,6 +63,7 @@ _RETRYABLE = frozenset(
         ErrorCode.KMS_DENIED,  # a policy change or new credentials cure it; SQS bounds the tries
         ErrorCode.KMS_THROTTLED,
         ErrorCode.KMS_UNAVAILABLE,
+        ErrorCode.KMS_BAD_ANSWER,
         ErrorCode.INTERNAL,
     }
 )

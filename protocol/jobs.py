@@ -12,10 +12,11 @@ from typing import Annotated, Any, Literal, NoReturn, Self, TypeAlias, TypeVar
 
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
+from protocol.cbor import is_map
 from protocol.errors import ErrorCode, SignerError
 from protocol.forms import check_form
 from protocol.messages import MAX_MESSAGE_BYTES, Digest, Scheme, SignatureFormat
-from protocol.model import StrictModel, UserId, describe_validation_error, is_map
+from protocol.model import StrictModel, UserId, describe_validation_error
 
 JobId = Annotated[str, Field(pattern=r"^[!-~]{1,128}$")]
 """Printable ASCII without spaces: what SQS takes as a deduplication id (SQS API, SendMessage)."""

@@ -7,4 +7,4 @@ import sha3
 
 def keccak256(data: bytes) -> bytes:
     """Return the 32-byte Keccak-256 of the data."""
-    return cast("bytes", sha3.keccak_256(data).digest())  # pyright: ignore[reportUnknownMemberType] - has no types
+    return cast("bytes", sha3.keccak_256(data).digest())

@@ -12,9 +12,9 @@ from typing import Annotated, Any, Final, Self, TypeVar
 
 from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator, model_validator
 
-from protocol.cbor import CborError, decode, encode
+from protocol.cbor import CborError, decode, encode, is_map
 from protocol.errors import ErrorCode, RemoteProtocolError, SignerError
-from protocol.model import StrictModel, UserId, describe_validation_error, is_map
+from protocol.model import StrictModel, UserId, describe_validation_error
 from protocol.statement import MAX_STATEMENT_BYTES
 
 Model = TypeVar("Model", bound=StrictModel)
@@ -53,7 +53,6 @@ class NotReadyReason(StrEnum):
 
     STARTING = "starting"
     BAD_CONFIG = "bad_config"
-    BAD_ENVIRONMENT = "bad_environment"
     NSM_UNAVAILABLE = "nsm_unavailable"
     SELF_TEST_FAILED = "self_test_failed"
     DEBUG_MODE = "debug_mode"

@@ -1,6 +1,6 @@
 """The base of every model that is made from foreign data: frozen, strict, no unknown fields, no input in errors."""
 
-from typing import Annotated, Any, TypeGuard
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
@@ -14,11 +14,6 @@ class StrictModel(BaseModel):
     """Checked once, when it is made; a value from then on."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", hide_input_in_errors=True)
-
-
-def is_map(value: object) -> TypeGuard[dict[Any, Any]]:
-    """Whether a decoded value is a map or object; its keys and values are still unchecked."""
-    return isinstance(value, dict)
 
 
 def describe_validation_error(error: ValidationError) -> str:
