@@ -53,7 +53,7 @@ async def start_child(
     stdout: int | None = None,
     stderr: int | None = None,
 ) -> Child:
-    """Start a program with exactly this environment. `stdout` and `stderr` are file descriptors or subprocess constants."""
+    """Start a program with exactly this environment. `stdout` and `stderr` are as in `subprocess`."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
