@@ -1,0 +1,62 @@
+"""What holds for every test: nothing of this machine's AWS or proxy settings, and no connection that leaves it."""
+
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+
+_VECTORS = Path(__file__).resolve().parents[1].parent / "shared" / "vectors"
+"""Real documents and published signature vectors, kept beside the repository; not every machine has them."""
+
+_LOCAL_FAMILIES = {socket.AF_UNIX, getattr(socket, "AF_VSOCK", socket.AF_UNIX), getattr(socket, "AF_NETLINK", 16)}
+
+
+def _comes_from_outside(name: str) -> bool:
+    upper = name.upper()
+    return upper.startswith(("AWS_", "SSL_CERT_")) or upper.endswith("_PROXY")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def clean_environment() -> Iterator[None]:
+    """Take away the variables that divert calls to AWS, before any other fixture can start a child process."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if _comes_from_outside(name)]:
+            patch.delenv(name)
+        yield
+
+
+def _stays_here(family: int, address: object) -> bool:
+    if family in _LOCAL_FAMILIES:
+        return True
+    if not isinstance(address, tuple) or not address:
+        return False
+    try:
+        return ip_address(str(address[0])).is_loopback
+    except ValueError:
+        return str(address[0]) == "localhost"
+
+
+def _refuse_outside(event: str, arguments: tuple[object, ...]) -> None:
+    """Stop the interpreter before it connects or sends to any address beyond loopback, Unix sockets and vsock."""
+    if event not in {"socket.connect", "socket.sendto"}:
+        return
+    peer, address = arguments[0], arguments[1]
+    if isinstance(peer, socket.SocketType) and not _stays_here(peer.family, address):
+        # not an OSError: code under test that treats a refused connection as normal must not hide this
+        raise RuntimeError(f"a test tried to reach {address!r}")
+
+
+# An audit hook sees every connection of the process, whichever library makes it. It cannot be removed, hence once.
+sys.addaudithook(_refuse_outside)
+
+
+@pytest.fixture(scope="session")
+def vectors() -> Path:
+    """The folder of shared vectors; a test that asks for it is skipped, with this reason, where there is none."""
+    if not _VECTORS.is_dir():
+        pytest.skip(f"no shared vectors at {_VECTORS}: these checks did not run")
+    return _VECTORS
