@@ -1,6 +1,6 @@
 """What the hardware would measure, for an enclave that is an ordinary process on a laptop.
 
-The rules are those of the Nitro CLI (aws-nitro-enclaves-image-format): X(b) = SHA-384(48 zero bytes || SHA-384(b)), with
+The rules are those of the Nitro CLI (aws-nitro-enclaves-image-format): X(b) = SHA-384(48 zero bytes || SHA-384(b));
 PCR0 over kernel, command line and all ramdisks, PCR1 over kernel, command line and first ramdisk, PCR2 over the rest.
 The stand-in's kernel, command line and first ramdisk are constants; its second ramdisk is the code and the config.
 """

@@ -1,0 +1,202 @@
+"""`nitro-signer attestation verify`: checks an attestation document and prints what it says."""
+
+import base64
+import binascii
+import json
+import sys
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+
+from protocol.attestation import (
+    ANYTHING,
+    AWS_NITRO_ROOT_G1,
+    AtClock,
+    AtOwnTime,
+    AttestationError,
+    DocumentPolicy,
+    TrustRoot,
+    VerificationTime,
+    VerifiedDocument,
+    parse_document,
+)
+
+app = typer.Typer(no_args_is_help=True, help="Attestation documents of AWS Nitro Enclaves.")
+
+MAX_INPUT_BYTES: Final = 64 * 1024
+"""A document has at most 16.5 KB, in base64 with line ends under 24 KB."""
+
+MAX_AGE_S: Final = 3 * 3600
+"""For `--at`: the lifetime of a leaf certificate."""
+
+MAX_FUTURE_S: Final = 60
+"""For `--at`: room for a time that was written down without its fraction, or by another clock."""
+
+_FIRST_BYTES: Final = b"\x84\xd2"  # an array of four, or tag 18 around it; neither begins a base64 text
+_REFUSED: Final = 1
+_MS: Final = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class _Basis:
+    """What a verdict was reached with; a part of the output, since a verdict means nothing without it."""
+
+    root: str
+    time: str
+
+    def as_json(self) -> dict[str, str]:
+        return {"trust_root": self.root, "verified_at": self.time}
+
+
+@app.callback()
+def attestation() -> None:
+    """Attestation documents of AWS Nitro Enclaves."""
+
+
+@app.command()
+def verify(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="The document, binary or base64; - is standard input.")],
+    *,
+    at: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="Verify as of this time: ISO 8601 or seconds since 1970. [default: its own]"),
+    ] = None,
+    pcr0: Annotated[str | None, typer.Option(metavar="HEX", help="Demand this measurement of the image.")] = None,
+    nonce: Annotated[str | None, typer.Option(metavar="HEX", help="Demand this nonce.")] = None,
+    root: Annotated[
+        Path | None, typer.Option(metavar="PEM", help="Root certificate to trust. [default: AWS Nitro Enclaves G1]")
+    ] = None,
+    allow_debug: Annotated[
+        bool, typer.Option("--allow-debug", help="Accept an enclave in debug mode, which proves nothing.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Verify an attestation document: exit 0 and its facts, 1 and the failed check, or 2 for a misuse."""
+    trust_root, root_text = _read_root(root)
+    when, time_text = _read_time(at)
+    basis = _Basis(root_text, time_text)
+    policy = DocumentPolicy(
+        pcrs=ANYTHING if pcr0 is None else {0: [_from_hex("--pcr0", pcr0)]},
+        nonce=ANYTHING if nonce is None else _from_hex("--nonce", nonce),
+        public_key=ANYTHING,
+        user_data=ANYTHING,
+        allow_debug=allow_debug,
+    )
+    data = _decode_base64(_read_input(file))
+    try:
+        verified = parse_document(data).verify(trust_root, policy, when)
+    except AttestationError as error:
+        _print_refusal(error, basis, as_json=as_json)
+        raise typer.Exit(_REFUSED) from error
+    _print_facts(verified, basis, as_json=as_json)
+
+
+def _read_root(path: Path | None) -> tuple[TrustRoot, str]:
+    if path is None:
+        return AWS_NITRO_ROOT_G1, "AWS Nitro Enclaves root G1"
+    try:
+        root = TrustRoot.from_pem(path.read_bytes())
+    except OSError as error:
+        raise typer.BadParameter(f"{path}: {error.strerror}", param_hint="--root") from error
+    except ValueError as error:
+        raise typer.BadParameter(f"{path} is not a PEM file with one certificate", param_hint="--root") from error
+    return root, f"{path} (SHA-256 {root.fingerprint.hex()})"
+
+
+def _read_time(text: str | None) -> tuple[VerificationTime, str]:
+    if text is None:
+        return AtOwnTime(), "the document's own time; its age was not judged"
+    try:
+        now_s = float(text) if text.replace(".", "", 1).isdecimal() else _from_iso(text)
+        shown = _show_time(now_s)
+    except (ValueError, OverflowError, OSError) as error:
+        raise typer.BadParameter(
+            f"{text!r} is neither ISO 8601 (2026-04-21T22:33:40Z) nor seconds since 1970", param_hint="--at"
+        ) from error
+    return AtClock(now_s=now_s, max_age_s=MAX_AGE_S, max_future_s=MAX_FUTURE_S), shown
+
+
+def _from_iso(text: str) -> float:
+    time = datetime.fromisoformat(text)
+    return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
+
+
+def _from_hex(option: str, text: str) -> bytes:
+    try:
+        return bytes.fromhex(text)
+    except ValueError as error:
+        raise typer.BadParameter("not hexadecimal digits in pairs", param_hint=option) from error
+
+
+def _read_input(file: str) -> bytes:
+    try:
+        if file == "-":
+            data = sys.stdin.buffer.read(MAX_INPUT_BYTES + 1)
+        else:
+            with Path(file).open("rb") as source:
+                data = source.read(MAX_INPUT_BYTES + 1)
+    except OSError as error:
+        raise typer.BadParameter(f"{file}: {error.strerror}", param_hint="FILE") from error
+    if len(data) > MAX_INPUT_BYTES:
+        raise typer.BadParameter(f"{file} has more than {MAX_INPUT_BYTES} bytes: not a document", param_hint="FILE")
+    return data
+
+
+def _decode_base64(data: bytes) -> bytes:
+    if data[:1] and data[:1] in _FIRST_BYTES:
+        return data
+    text = b"".join(data.split()).translate(bytes.maketrans(b"-_", b"+/"))
+    try:
+        return base64.b64decode(text + b"=" * (-len(text) % 4), validate=True)
+    except binascii.Error:
+        return data  # the parser says what is wrong with it
+
+
+def _print_refusal(error: AttestationError, basis: _Basis, *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({"verified": False, "failed_check": error.check, "reason": error.text, **basis.as_json()}))
+        return
+    print(f"REFUSED by check {error.check}: {error.text}")
+    print(f"verified at  {basis.time}")
+    print(f"trust root   {basis.root}")
+
+
+def _print_facts(verified: VerifiedDocument, basis: _Basis, *, as_json: bool) -> None:
+    facts: dict[str, Any] = {
+        "module_id": verified.module_id,
+        "timestamp": _show_time(verified.timestamp_ms / _MS),
+        "debug": verified.is_debug,
+        "pcrs": {str(index): value.hex() for index, value in sorted(verified.pcrs.items())},
+        "public_key": _show_bytes(verified.public_key),
+        "user_data": _show_bytes(verified.user_data),
+        "nonce": _show_bytes(verified.nonce),
+        "certificates_not_before": verified.certificates_not_before.isoformat(),
+        "certificates_not_after": verified.certificates_not_after.isoformat(),
+    }
+    if as_json:
+        print(json.dumps({"verified": True, **facts, **basis.as_json()}))
+        return
+    print("VERIFIED")
+    print(f"verified at  {basis.time}")
+    print(f"trust root   {basis.root}")
+    print(f"module id    {facts['module_id']}")
+    print(f"timestamp    {facts['timestamp']}")
+    print(f"certificates {facts['certificates_not_before']} to {facts['certificates_not_after']}")
+    if verified.is_debug:
+        print("DEBUG MODE   the measurements below prove nothing")
+    for index, value in facts["pcrs"].items():
+        if any(verified.pcrs[int(index)]):
+            print(f"{'PCR' + index:<12} {value}")
+    for name in ("public_key", "user_data", "nonce"):
+        print(f"{name:<12} {'-' if facts[name] is None else facts[name] or '(empty)'}")
+
+
+def _show_time(time_s: float) -> str:
+    return datetime.fromtimestamp(time_s, tz=UTC).isoformat(timespec="milliseconds")
+
+
+def _show_bytes(value: bytes | None) -> str | None:
+    return None if value is None else value.hex()
