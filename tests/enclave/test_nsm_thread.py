@@ -120,7 +120,22 @@ async def test_who_waits_for_its_turn_has_a_deadline_too(gate: Gate) -> None:
     thread.close()
 
 
-async def test_a_cancelled_callers_call_keeps_its_turn(gate: Gate) -> None:
+async def test_a_call_that_hangs_without_its_caller_is_noticed(gate: Gate) -> None:
+    """The hanging call's own caller is gone: the next one meets the deadline, and those after it fail at once."""
+    thread: OneThread[int] = OneThread("t", deadline_s=SHORT_S)
+    first = asyncio.ensure_future(thread.run(gate))
+    await gate.until_entered()
+    first.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    with pytest.raises(CallTimeoutError, match="no result within"):
+        await thread.run(lambda: 0)
+    with pytest.raises(CallTimeoutError, match="an earlier call has not come back"):
+        await thread.run(lambda: 0)
+    thread.close()
+
+
+async def test_a_cancelled_callers_call_keeps_the_thread(gate: Gate) -> None:
     """The next caller waits for the abandoned call, then gets its own result: nothing overlaps, nothing is mixed up."""
     thread: OneThread[int] = OneThread("t", deadline_s=LONG_S)
     first = asyncio.ensure_future(thread.run(gate))
