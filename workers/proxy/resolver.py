@@ -143,7 +143,7 @@ class Resolver:
             if self._refused is None:
                 self._log.error("destination_not_allowed", cause=refused.cause)
             self._answer, self._refused, self._failing = (), refused, False
-        except (OSError, UnicodeError) as error:
+        except Exception as error:  # noqa: BLE001 - a name that cannot be looked up must never end the process
             self._failed(type(error).__name__)
         else:
             if found:
