@@ -7,13 +7,12 @@ uses another tag and a KMS document none, so that a document of one kind never p
 """
 
 import base64
-import binascii
 import hashlib
 from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field, ValidationError
 
-from protocol.cbor import CborError, decode_canonical, encode_canonical
+from protocol.cbor import decode_canonical, encode_canonical
 from protocol.model import StrictModel, describe_validation_error
 from protocol.statement import MAX_STATEMENT_BYTES
 
@@ -52,7 +51,7 @@ class BirthCertificate(StrictModel):
         """
         try:
             return cls.model_validate(decode_canonical(base64.b64decode(text, validate=True)))
-        except (binascii.Error, CborError) as error:
-            raise BirthCertificateError(f"not a birth certificate: {error}") from error
         except ValidationError as error:
             raise BirthCertificateError(f"not a birth certificate: {describe_validation_error(error)}") from error
+        except ValueError as error:  # not base64 (text that is not ASCII included), or a CborError
+            raise BirthCertificateError(f"not a birth certificate: {error}") from error

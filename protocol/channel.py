@@ -69,7 +69,7 @@ class Channel(asyncio.Protocol):
 
     def _begin(self, request: Request) -> tuple[int, bytes]:
         if self._lost is not None:
-            raise self._lost
+            raise SignerError(self._lost.code, self._lost.detail)  # a new one: a traceback belongs to one caller
         return self._session.send(request)
 
     async def _finish(self, request_id: int, frame: bytes) -> Result:

@@ -26,6 +26,9 @@ JobType: TypeAlias = Literal["generate", "sign", "unknown"]
 _MAX_MESSAGE_TEXT = 2 * MAX_MESSAGE_BYTES + 2
 """Hex is the longest encoding: two digits a byte, and `0x`."""
 
+_MAX_DIGITS = 19
+"""No job has a number yet; a signed 64-bit one is as much as other readers of JSON take."""
+
 _JOB_TYPE: TypeAdapter[Literal["generate", "sign"]] = TypeAdapter(Literal["generate", "sign"])
 _JOB_ID: TypeAdapter[str] = TypeAdapter(JobId)
 _USERID: TypeAdapter[str] = TypeAdapter(UserId)
@@ -142,15 +145,20 @@ def _known(fields: dict[str, Any], name: str, kind: TypeAdapter[_Known]) -> _Kno
 
 def _parse_object(body: str) -> dict[str, Any]:
     try:
-        value: object = json.loads(body, object_pairs_hook=_without_duplicates, parse_constant=_refuse_constant)
+        value: object = json.loads(
+            body, object_pairs_hook=_without_duplicates, parse_constant=_refuse_constant, parse_int=_bounded_int
+        )
+        if not is_map(value):
+            raise ValueError("the body is not a JSON object")
+        # A surrogate may come as it is or as an escape; only the second needs the value to be looked at.
+        text = json.dumps(value, ensure_ascii=False) if "\\u" in body else body
+        text.encode()
     except RecursionError as error:
         raise ValueError("the body is nested too deeply") from error
     except json.JSONDecodeError as error:
         raise ValueError(f"the body is not JSON: {error.msg} at character {error.pos}") from error
-    if not is_map(value):
-        raise ValueError("the body is not a JSON object")
-    if "\\u" in body:
-        _refuse_lone_surrogates(value)
+    except UnicodeEncodeError as error:
+        raise ValueError("the body has a lone surrogate, which is not text") from error
     return value
 
 
@@ -165,11 +173,10 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
-def _refuse_lone_surrogates(value: dict[str, Any]) -> None:
-    try:
-        json.dumps(value, ensure_ascii=False).encode()
-    except UnicodeEncodeError as error:
-        raise ValueError("the body has a lone surrogate, which is not text") from error
+def _bounded_int(digits: str) -> int:
+    if len(digits) > _MAX_DIGITS:
+        raise ValueError(f"a number in the body has more than {_MAX_DIGITS} digits")
+    return int(digits)
 
 
 class GenerateReply(StrictModel):

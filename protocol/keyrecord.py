@@ -4,7 +4,6 @@ Table `UserToken`, partition key `userid`. The first four attributes are what re
 """
 
 import base64
-import binascii
 import hashlib
 from collections.abc import Mapping
 from typing import Annotated, Final, Self
@@ -15,7 +14,7 @@ from protocol.cbor import encode_canonical
 from protocol.errors import ErrorCode, SignerError
 from protocol.messages import SealedRecord
 from protocol.model import StrictModel, UserId, describe_validation_error
-from protocol.statement import KeyStatement, StatementError
+from protocol.statement import KeyStatement
 
 RECORD_FORMAT: Final = "nitro-signer/record/1"
 
@@ -89,7 +88,7 @@ class KeyRecord(StrictModel):
             raise SignerError(ErrorCode.RECORD_REFUSED, f"the key record has no {error.args[0]}") from error
         except ValidationError as error:
             raise SignerError(ErrorCode.RECORD_REFUSED, describe_validation_error(error)) from error
-        except (binascii.Error, StatementError) as error:
+        except ValueError as error:  # not base64 (text that is not ASCII included), or a StatementError
             raise SignerError(ErrorCode.RECORD_REFUSED, str(error)) from error
         if (item["userid"], public_key) != (found.userid, found.public_key.hex()):
             raise SignerError(ErrorCode.RECORD_REFUSED, "user id or public key is not that of the key statement")

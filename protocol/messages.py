@@ -119,9 +119,9 @@ class Hello(StrictModel):
 class Limits(StrictModel):
     """What one enclave process takes."""
 
-    max_frame_bytes: int
-    max_batch_items: int
-    max_in_flight: int
+    max_frame_bytes: Annotated[int, Field(ge=1)]
+    max_batch_items: Annotated[int, Field(ge=1)]
+    max_in_flight: Annotated[int, Field(ge=1)]
 
 
 class EnclaveFacts(StrictModel):
@@ -155,7 +155,7 @@ class HelloResult(StrictModel):
 class SetCredentials(StrictModel):
     """Temporary AWS credentials of the instance role, for calls to KMS only."""
 
-    access_key_id: Annotated[str, Field(min_length=1, max_length=128)]
+    access_key_id: Annotated[str, Field(min_length=1, max_length=128, repr=False)]
     secret_access_key: Annotated[str, Field(min_length=1, max_length=256, repr=False)]
     session_token: Annotated[str | None, Field(max_length=8192, repr=False)]
     expires_at_s: Annotated[int | None, Field(ge=0)]
@@ -180,7 +180,7 @@ class StatusResult(StrictModel):
     credentials_expire_in_s: int | None
     in_flight: int
     counters: dict[str, int]
-    """Closed names, see `enclave.counters`."""
+    """What this process has counted since its start; empty while it has not started."""
 
 
 class Attest(StrictModel):
@@ -210,7 +210,6 @@ def _keep_bad_items(value: object, validate: ValidatorFunctionWrapHandler) -> An
 
 
 _BadItemsAside = WrapValidator(_keep_bad_items)
-_BatchSize = Field(min_length=1, max_length=MAX_BATCH_ITEMS, strict=False)
 
 
 class GenerateItem(StrictModel):

@@ -9,7 +9,7 @@ from protocol.errors import ErrorCode, LocalProtocolError, RemoteProtocolError, 
 from protocol.framing import DEFAULT_MAX_FRAME_BYTES
 from protocol.messages import Events, Hello, Request, Result
 from protocol.session import Malformed, ServerSession, SessionState
-from protocol.transport import LISTEN_BACKLOG, StreamSocket, peer_cid
+from protocol.transport import LISTEN_BACKLOG, StreamSocket
 
 
 class RequestHandler(Protocol):
@@ -34,8 +34,6 @@ class ServerLimits:
     max_frame_bytes: int = DEFAULT_MAX_FRAME_BYTES
     frame_timeout_s: float = 10.0
     """How long a hello, or the rest of a frame that has begun, may take: a peer of one byte a second is cut off."""
-    allowed_cid: int | None = None
-    """On vsock, the only peer that may connect; None for any."""
 
 
 class Server:
@@ -58,8 +56,9 @@ class Server:
         async with asyncio.TaskGroup() as self._tasks:
             server = await loop.create_server(lambda: _Connection(self), sock=sock, backlog=LISTEN_BACKLOG)
             try:
-                await server.serve_forever()
+                await loop.create_future()  # not `serve_forever`: when cancelled it waits for connections, from 3.12 on
             finally:
+                server.close()
                 for connection in tuple(self._connections):
                     connection.abort()
 
@@ -115,21 +114,19 @@ class _Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the connection, or refuse it honestly."""
         self._transport = cast("asyncio.Transport", transport)
-        limits = self._server.limits
-        cid = peer_cid(transport.get_extra_info("socket"))
-        if limits.allowed_cid is not None and cid is not None and cid != limits.allowed_cid:
-            self._close_with(ErrorCode.NOT_ALLOWED)
-        elif not self._server.admit(self):
-            self._close_with(ErrorCode.OVERLOADED)
-        else:
+        if self._server.admit(self):
             self._arm_deadline()
+        else:
+            self._close_with(ErrorCode.OVERLOADED)
 
     def data_received(self, data: bytes) -> None:
         """Start what came whole; keep time on what is half here."""
         if self._session.state is SessionState.CLOSED:
             return
+        is_new_frame = False
         try:
             for event in self._session.receive_data(data):
+                is_new_frame = True
                 if isinstance(event, Malformed):
                     self.refuse(event.request_id, event.error.code)
                 elif self._server.in_flight >= self._server.limits.max_in_flight:
@@ -139,9 +136,9 @@ class _Connection(asyncio.Protocol):
         except RemoteProtocolError as error:
             self._close_with(error.code)
             return
-        if self._session.is_between_frames:
-            self._disarm_deadline()
-        elif self._deadline is None:
+        if is_new_frame or self._session.is_between_frames:
+            self._disarm_deadline()  # what is half here now has begun just now
+        if self._deadline is None and not self._session.is_between_frames:
             self._arm_deadline()
 
     def _start(self, request_id: int, request: Request) -> None:

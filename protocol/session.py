@@ -103,7 +103,8 @@ class ClientSession:
         return self._send(request)
 
     def _send(self, request: Request) -> tuple[int, bytes]:
-        request_id = self._next_id
+        while (request_id := self._next_id) in self._in_flight:  # ids start again after 2**32 requests
+            self._next_id = request_id % MAX_REQUEST_ID + 1
         frame = encode_frame(encode_envelope(request_id, REQUEST_TYPES[type(request)], request), self._max_send_bytes)
         self._next_id = request_id % MAX_REQUEST_ID + 1
         self._in_flight[request_id] = type(request)
@@ -151,7 +152,9 @@ class ClientSession:
             return decode_body(Events, envelope.body)
         if envelope.type == ERROR_TYPE:
             error = decode_body(ErrorBody, envelope.body).to_error()
-            raise RemoteProtocolError(error.code, f"the enclave closes the connection: {error.detail}")
+            versions = f" (version {envelope.v} there, {SUPPORTED_VERSIONS} here)"
+            detail = error.detail + (versions if error.code is ErrorCode.UNSUPPORTED_VERSION else "")
+            raise RemoteProtocolError(error.code, f"the enclave closes the connection: {detail}")
         raise RemoteProtocolError(ErrorCode.BAD_FRAME, "type: id 0 is for events and connection errors")
 
     def _greet(self, hello: HelloResult) -> None:
