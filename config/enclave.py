@@ -97,7 +97,10 @@ class EnclaveConfig(StrictModel):
 
     @model_validator(mode="after")
     def _cross_check(self) -> Self:
-        KmsKey.from_arn(self.kms_key_arn)
+        try:
+            KmsKey.from_arn(self.kms_key_arn)
+        except ValueError as error:
+            raise ValueError(f"kms_key_arn: {error}") from error
         if _HOST.fullmatch(self.kms_host) is None:
             raise ValueError("kms_host: a host name in lower case, without scheme and port")
         if "BEGIN CERTIFICATE" not in self.kms_ca_pem:

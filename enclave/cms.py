@@ -75,6 +75,8 @@ def _parse(data: bytes) -> tuple[bytes, bytes, bytes]:
     if info["content_type"].native != "enveloped_data":
         raise EnvelopeError("not enveloped data")
     enveloped: Any = info["content"]
+    if enveloped["originator_info"].native is not None or enveloped["unprotected_attrs"].native is not None:
+        raise EnvelopeError("an envelope of KMS has neither originator info nor attributes")
     recipients: Any = enveloped["recipient_infos"]
     if enveloped["version"].native != "v2" or len(recipients) != 1 or recipients[0].name != "ktri":
         raise EnvelopeError("not an envelope of version 2 for one key-transport recipient")

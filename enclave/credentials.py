@@ -10,7 +10,7 @@ from protocol.messages import NotReadyReason, SetCredentials
 class AwsCredentials:
     """What a call to KMS is signed with."""
 
-    access_key_id: str
+    access_key_id: str = field(repr=False)
     secret_access_key: str = field(repr=False)
     session_token: str | None = field(repr=False)
 

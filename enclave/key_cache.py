@@ -60,11 +60,15 @@ class KeyCache:
         place = _place(userid, record)
         while (opening := self._opening.get(place)) is not None:
             try:
-                return await asyncio.shield(opening)
+                key = await asyncio.shield(opening)
             except asyncio.CancelledError:
                 task = asyncio.current_task()
                 if not opening.cancelled() or (task is not None and task.cancelling()):
                     raise  # it is us who are cancelled, not only the one that opens
+            else:
+                if (entry := self._entries.get(place)) is not None:
+                    entry.uses_left -= 1  # may pass below 0: who waited for one opening shares it
+                return key
         self.misses += 1
         opening = self._opening[place] = asyncio.get_running_loop().create_future()
         try:
@@ -82,6 +86,18 @@ class KeyCache:
             return key
         finally:
             del self._opening[place]
+
+    async def sweep(self) -> None:
+        """Forget expired keys until cancelled: an entry that nobody asks for again must not stay in memory."""
+        while True:
+            await asyncio.sleep(self._settings.ttl_s)
+            self.forget_expired()
+
+    def forget_expired(self) -> None:
+        """Forget every key whose time is over."""
+        now = self._clock()
+        for place in [place for place, entry in self._entries.items() if now >= entry.expires_at_s]:
+            del self._entries[place]
 
     def _keep(self, place: tuple[str, bytes, bytes, bytes], key: KeyPair) -> None:
         settings = self._settings

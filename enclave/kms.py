@@ -85,7 +85,7 @@ class KmsClient:
             NumberOfBytes=DATA_KEY_BYTES,
             EncryptionContext=context,
         )
-        self._require_own_key(answer)
+        self._require_own_key(answer, plaintext)
         return answer["CiphertextBlob"], _of_length(plaintext, DATA_KEY_BYTES)
 
     async def decrypt(self, encrypted_data_key: bytes, context: Mapping[str, str]) -> bytearray:
@@ -96,11 +96,12 @@ class KmsClient:
             CiphertextBlob=encrypted_data_key,
             EncryptionContext=context,
         )
-        self._require_own_key(answer)
+        self._require_own_key(answer, plaintext)
         return _of_length(plaintext, DATA_KEY_BYTES)
 
-    def _require_own_key(self, answer: Mapping[str, Any]) -> None:
+    def _require_own_key(self, answer: Mapping[str, Any], plaintext: bytearray) -> None:
         if answer.get("KeyId") != self._key_arn:
+            wipe(plaintext)
             raise SignerError(ErrorCode.KMS_WRONG_KEY)
 
     async def _call(

@@ -117,6 +117,7 @@ async def _work(parts: ProcessParts, service: EnclaveService, nsm: Nsm) -> None:
         async with asyncio.TaskGroup() as group:
             group.create_task(recipients.rotate())
             group.create_task(attested_clock.watch(service.readiness))
+            group.create_task(cache.sweep())
 
 
 def _report(event: str, error: BaseException) -> None:
