@@ -108,7 +108,7 @@ class JobRefusedError(Exception):
     def __init__(self, job_id: str, job_type: JobType, userid: str | None, error: SignerError) -> None:
         super().__init__(str(error))
         self.job_id = job_id
-        self.job_type = job_type
+        self.job_type: JobType = job_type
         self.userid = userid
         self.error = error
 

@@ -4,7 +4,7 @@ Region, credentials and endpoints come from the standard places (`AWS_REGION`, `
 `AWS_ENDPOINT_URL_SQS` and so on): the SDK's own chain, nothing added. Everything else is fixed here:
 
 - tries: one retry owner per call. The engine owns the tries of SQS; where the SDK owns them, the caller says how many.
-- `parameter_validation` off and a fixed user agent: about a fifth of the CPU of a call; our own types check what we send.
+- `parameter_validation` off and a fixed user agent: a fifth of the CPU of a call; our own types check what is sent.
 - the connection pool is as large as the calls that may be in flight, else they queue behind a long poll unseen.
 """
 

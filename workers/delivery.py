@@ -73,7 +73,6 @@ class MessageReader:
         system = message.get("Attributes", {})
         receive_count = int(system.get("ApproximateReceiveCount", "1"))
         job: Job | None = None
-        job_type: JobType
         error: SignerError | None = None
         reply_queue_url = self._settings.reply_queue_url
         try:
@@ -81,8 +80,7 @@ class MessageReader:
         except JobRefusedError as refused:
             job_id, job_type, userid, error = refused.job_id, refused.job_type, refused.userid, refused.error
         else:
-            job_id, userid = parsed.job_id, parsed.userid
-            job_type = parsed.type
+            job_id, job_type, userid = parsed.job_id, parsed.type, parsed.userid
             if parsed.reply_to is not None and not self._settings.allows_reply_to(parsed.reply_to):
                 error = SignerError(ErrorCode.BAD_REQUEST, "reply_to: this queue is not allowed")
             else:
