@@ -11,7 +11,7 @@ CID_PARENT = 3
 """The parent instance as a Nitro Enclave sees it (AWS Nitro Enclaves user guide, vsock)."""
 
 _MAX_PORT = 0xFFFFFFFE  # 0xFFFFFFFF is VMADDR_PORT_ANY
-_MAX_UNIX_PATH_BYTES = 107  # sun_path of unix(7) is 108 bytes with its NUL
+MAX_UNIX_PATH_BYTES = 107  # sun_path of unix(7) is 108 bytes with its NUL
 _VSOCK = re.compile(r"vsock://(any|[0-9]{1,10}):([0-9]{1,10})")
 
 
@@ -61,8 +61,8 @@ def parse_address(text: str) -> Address:
         path = text.removeprefix("unix://")
         if not path.startswith("/") or path.endswith("/") or "\0" in path:
             raise AddressError(f"{text!r}: a unix address needs an absolute path of a socket, as in unix:///run/x.sock")
-        if len(path.encode()) > _MAX_UNIX_PATH_BYTES:
-            raise AddressError(f"{text!r}: the path of a unix socket has at most {_MAX_UNIX_PATH_BYTES} bytes")
+        if len(path.encode()) > MAX_UNIX_PATH_BYTES:
+            raise AddressError(f"{text!r}: the path of a unix socket has at most {MAX_UNIX_PATH_BYTES} bytes")
         return UnixAddress(path)
     match = _VSOCK.fullmatch(text)
     if match is None:

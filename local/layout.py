@@ -1,0 +1,84 @@
+"""Where a local stack keeps its things: one state folder, and a short run folder for sockets."""
+
+import json
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Self
+
+from protocol.address import MAX_UNIX_PATH_BYTES, Address, UnixAddress
+from protocol.messages import Role
+
+_LONGEST_SOCKET_NAME: Final = len("/generator-proxy.sock.63")
+_PRIVATE: Final = 0o700
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The folders and files of one stack."""
+
+    state: Path
+    run: Path
+
+    @classmethod
+    def prepare(cls, state: Path) -> Self:
+        """Make the folders. The run folder stays the same over restarts, because addresses are measured."""
+        state = state.resolve()
+        state.mkdir(mode=_PRIVATE, parents=True, exist_ok=True)
+        if len(os.fsencode(state / "run")) + _LONGEST_SOCKET_NAME <= MAX_UNIX_PATH_BYTES:
+            run = state / "run"
+        else:  # a Unix socket's path is short by law of the kernel
+            link = state / "run-folder"
+            run = Path(link.read_text()) if link.exists() else Path(tempfile.mkdtemp(prefix="nitro-local-"))
+            link.write_text(str(run))
+        for folder in (run, state / "logs"):
+            folder.mkdir(mode=_PRIVATE, exist_ok=True)
+        return cls(state, run)
+
+    def enclave_config(self, role: Role) -> Path:
+        """The measured configuration of an enclave."""
+        return self.state / f"{role}.toml"
+
+    def enclave_address(self, role: Role) -> Address:
+        """Where an enclave listens."""
+        return UnixAddress(str(self.run / f"{role}.sock"))
+
+    def proxy_address(self, role: Role) -> Address:
+        """Where the vsock-proxy of an enclave listens."""
+        return UnixAddress(str(self.run / f"{role}-proxy.sock"))
+
+    @property
+    def kms(self) -> Path:
+        """State of the attesting KMS."""
+        return self.state / "kms"
+
+    @property
+    def nitro(self) -> Path:
+        """State of the stand-in's Nitro authority."""
+        return self.state / "nitro"
+
+    @property
+    def emulator(self) -> Path:
+        """State of the SQS and DynamoDB emulator."""
+        return self.state / "ministack"
+
+    def worker_config(self, role: Role) -> Path:
+        """The settings of a worker."""
+        return self.state / f"{role}-worker.toml"
+
+    def log(self, name: str) -> Path:
+        """What a child prints."""
+        return self.state / "logs" / f"{name}.log"
+
+    def load_facts(self) -> dict[str, Any]:
+        """Return what an earlier start wrote down; empty at the first."""
+        path = self.state / "stack.json"
+        return json.loads(path.read_text()) if path.exists() else {}
+
+    def save_facts(self, facts: dict[str, Any]) -> None:
+        """Write down what the next start has to know."""
+        path = self.state / "stack.json"
+        fresh = path.with_suffix(".new")
+        fresh.write_text(json.dumps(facts, indent=2))
+        fresh.replace(path)
