@@ -31,6 +31,9 @@ _MS: Final = 1000
 class BirthCheck(StrEnum):
     """The checks of a birth certificate beyond those of its document (`FailedCheck`)."""
 
+    CERTIFICATE = "certificate"
+    """There is none, or the text is not in the form of one (`protocol.keyproof`)."""
+
     STATEMENT = "statement"
     """The certified bytes are no key statement in its canonical form."""
 
@@ -39,6 +42,9 @@ class BirthCheck(StrEnum):
 
     KEY = "key"
     """Another public key was made. (`FailedCheck.PUBLIC_KEY` is the document's field of that name.)"""
+
+    RECORD = "record"
+    """The stored key record is not the one that was certified (`protocol.keyproof`)."""
 
 
 class BirthRefusedError(Exception):
