@@ -1,4 +1,4 @@
-"""A proxy, its destinations and its DNS, on loopback and Unix sockets (and vsock where the machine has its loopback)."""
+"""A proxy, its destinations and its DNS, on loopback, Unix sockets and, where its loopback is there, vsock."""
 
 import asyncio
 import contextlib
@@ -61,6 +61,17 @@ def listen_address(request: pytest.FixtureRequest, tmp_path: Path, vsock_port: i
 
 
 @pytest.fixture
+def until() -> Callable[[Callable[[], bool]], Awaitable[None]]:
+    """Wait for a state that has no event of its own, turn by turn of the loop; the test's time-out bounds it."""
+
+    async def wait(condition: Callable[[], bool]) -> None:
+        while not condition():  # noqa: ASYNC110 - counters have no event; production needs none
+            await asyncio.sleep(0)
+
+    return wait
+
+
+@pytest.fixture
 def serve_upstream() -> ServeUpstream:
     """Run a TCP server whose connections go to a handler; a handler's OSError is its own affair."""
 
@@ -81,7 +92,7 @@ def serve_upstream() -> ServeUpstream:
                 task.add_done_callback(tasks.discard)
 
         with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
-            listener.setblocking(False)
+            listener.settimeout(0)
             async with asyncio.TaskGroup() as group:
                 accepting = group.create_task(accept())
                 try:
@@ -109,7 +120,7 @@ def hanging_address() -> Generator[AddressInfo]:
         listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
         for _ in range(4):
             filler = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
-            filler.setblocking(False)
+            filler.settimeout(0)
             filler.connect_ex(listener.getsockname())
         yield _info(listener)
 

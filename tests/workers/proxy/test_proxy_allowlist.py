@@ -71,8 +71,7 @@ def test_the_file_of_awss_proxy_is_read_as_it_is() -> None:
         ("allowlist: []\ndestinations: [{listen: 'tcp://x', host: a, port: 1}]", "destinations.0.listen: "),
         ("allowlist: []\ndestinations: [{listen: 'unix:///a', host: a, port: 1, peer_cids: []}]", "peer_cids: "),
         (
-            "allowlist: []\ndestinations: [{listen: 'unix:///a', host: a, port: 1}, "
-            "{listen: 'unix:///a', host: b, port: 1}]",
+            "allowlist: []\ndestinations:\n- &d {listen: 'unix:///a', host: a, port: 1}\n- *d",
             "destinations: each needs a listen address of its own",
         ),
         ("- a\n- b", "dictionary"),
