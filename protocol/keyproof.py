@@ -24,6 +24,8 @@ PROOF_FORMAT: Final = "nitro-signer/key-proof/1"
 MAX_PROOF_BYTES: Final = 64 * 1024
 """Of one line. A certificate has at most 34 KB, in base64 45 KB; real ones have under 10 KB."""
 
+_MAX_CERTIFICATE_CHARACTERS: Final = 60 * 1024
+
 
 class KeyProofError(ValueError):
     """The line is not a key proof."""
@@ -35,18 +37,27 @@ class KeyProof(StrictModel):
     format: Literal["nitro-signer/key-proof/1"] = PROOF_FORMAT
     userid: UserId
     publickey: Annotated[str, Field(pattern=r"^[0-9a-f]{128}$")]
-    birth_certificate: Annotated[str | None, Field(max_length=MAX_PROOF_BYTES)]
+    birth_certificate: Annotated[
+        str | None, Field(max_length=_MAX_CERTIFICATE_CHARACTERS, pattern=r"^[A-Za-z0-9+/]*={0,2}$")
+    ]
     stored_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
     @classmethod
     def of(cls, record: KeyRecord, birth_certificate: str | None) -> Self:
-        """Make the proof of a stored key."""
-        return cls(
-            userid=record.userid,
-            publickey=record.public_key.hex(),
-            birth_certificate=birth_certificate,
-            stored_sha256=sealed_record_sha256(record.record).hex(),
-        )
+        """Make the proof of a stored key.
+
+        Raises:
+            KeyProofError: what stands for a certificate is not base64, or too long.
+        """
+        try:
+            return cls(
+                userid=record.userid,
+                publickey=record.public_key.hex(),
+                birth_certificate=birth_certificate,
+                stored_sha256=sealed_record_sha256(record.record).hex(),
+            )
+        except ValidationError as error:
+            raise KeyProofError(describe_validation_error(error)) from error
 
     def to_line(self) -> bytes:
         """Return the line with its end."""
