@@ -9,7 +9,7 @@ from protocol.address import Address
 from protocol.errors import ErrorCode, RemoteProtocolError, SignerError
 from protocol.framing import DEFAULT_MAX_FRAME_BYTES
 from protocol.messages import SUPPORTED_VERSIONS, Events, Hello, HelloResult, Request, Result
-from protocol.session import Answered, ClientEvent, ClientSession, Refused
+from protocol.session import Answered, ClientEvent, ClientSession, Dropped
 from protocol.transport import connect
 
 
@@ -110,12 +110,14 @@ class Channel(asyncio.Protocol):
                 self._on_events(event)
             return
         self._slots.release()
-        answer = self._waiting.get(event.request_id)
-        if answer is None or answer.done():
+        if isinstance(event, Dropped):
             return
+        answer = self._waiting[event.request_id]
+        if answer.done():
+            return  # its caller was cancelled in this very turn of the event loop
         if isinstance(event, Answered):
             answer.set_result(event.result)
-        elif isinstance(event, Refused):
+        else:
             answer.set_exception(event.error)
 
     def pause_writing(self) -> None:

@@ -1,6 +1,7 @@
 """What may be signed and how: digests, and the combinations of digest, scheme and format that exist."""
 
 import hashlib
+from collections.abc import Callable, Mapping
 
 from protocol.errors import ErrorCode, SignerError
 from protocol.keccak import keccak256
@@ -31,13 +32,20 @@ def check_form(message: bytes, digest: Digest, scheme: Scheme, signature_format:
 
 def digest_of(message: bytes, digest: Digest) -> bytes:
     """Return the 32 bytes that are signed. `eip191` is version 0x45 (`personal_sign`) of EIP-191."""
-    match digest:
-        case Digest.SHA256:
-            return hashlib.sha256(message).digest()
-        case Digest.KECCAK256:
-            return keccak256(message)
-        case Digest.EIP191:
-            prefix = b"\x19Ethereum Signed Message:\n" + str(len(message)).encode()
-            return keccak256(prefix + message)
-        case Digest.NONE:
-            return message
+    return _DIGESTS[digest](message)
+
+
+def _sha256(message: bytes) -> bytes:
+    return hashlib.sha256(message).digest()
+
+
+def _eip191(message: bytes) -> bytes:
+    return keccak256(b"\x19Ethereum Signed Message:\n" + str(len(message)).encode() + message)
+
+
+_DIGESTS: Mapping[Digest, Callable[[bytes], bytes]] = {
+    Digest.SHA256: _sha256,
+    Digest.KECCAK256: keccak256,
+    Digest.EIP191: _eip191,
+    Digest.NONE: bytes,
+}

@@ -89,13 +89,12 @@ class SignJob(StrictModel):
             case MessageEncoding.HEX:
                 try:
                     return binascii.unhexlify(self.message.removeprefix("0x"))
-                except (binascii.Error, ValueError) as error:
+                except ValueError as error:
                     raise ValueError("message: not hexadecimal") from error
-            case MessageEncoding.BASE64:
-                try:
-                    return base64.b64decode(self.message, validate=True)
-                except (binascii.Error, ValueError) as error:
-                    raise ValueError("message: not base64") from error
+        try:  # base64
+            return base64.b64decode(self.message, validate=True)
+        except ValueError as error:
+            raise ValueError("message: not base64") from error
 
 
 Job = GenerateJob | SignJob

@@ -83,13 +83,13 @@ class KeyRecord(StrictModel):
                 encrypted_data_key=base64.b64decode(item["encrypted_datakey"], validate=True),
             )
             found = cls.of(record, kms_key=item["kms_key"], created_at=item["created_at"], job_id=item["job_id"])
-            public_key = item["publickey"]
+            shown = item["userid"], item["publickey"]
         except KeyError as error:
             raise SignerError(ErrorCode.RECORD_REFUSED, f"the key record has no {error.args[0]}") from error
         except ValidationError as error:
             raise SignerError(ErrorCode.RECORD_REFUSED, describe_validation_error(error)) from error
         except ValueError as error:  # not base64 (text that is not ASCII included), or a StatementError
             raise SignerError(ErrorCode.RECORD_REFUSED, str(error)) from error
-        if (item["userid"], public_key) != (found.userid, found.public_key.hex()):
+        if shown != (found.userid, found.public_key.hex()):
             raise SignerError(ErrorCode.RECORD_REFUSED, "user id or public key is not that of the key statement")
         return found

@@ -190,7 +190,7 @@ def test_a_bad_item_stands_aside() -> None:
     """One malformed item leaves its neighbours whole, and knows what is wrong with it."""
     good = {"userid": "u1"}
     batch = decode_body(Generate, {"items": [good, {"userid": "a b"}, 5, good]})
-    assert [type(item) for item in batch.items] == [GenerateItem, BadItem, BadItem, GenerateItem]
+    assert [isinstance(item, BadItem) for item in batch.items] == [False, True, True, False]
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
@@ -39,6 +39,9 @@ from protocol.session import (
     ServerSession,
     SessionState,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 HELLO = Hello(versions=(1,), software="test")
 STATUS_RESULT = StatusResult(ready=True, reason=None, credentials_expire_in_s=None, in_flight=0, counters={})
@@ -96,10 +99,11 @@ def breach(session: ClientSession | ServerSession, data: bytes) -> RemoteProtoco
 def test_hello_opens_both_ends() -> None:
     """NEW, GREETING, OPEN."""
     client = ClientSession()
-    assert client.state is SessionState.NEW
+    states = [client.state]
     client.start(HELLO)
-    assert client.state is SessionState.GREETING
-    opened()
+    states.append(client.state)
+    assert states == [SessionState.NEW, SessionState.GREETING]
+    assert [session.state for session in opened()] == [SessionState.OPEN, SessionState.OPEN]
 
 
 def test_hello_comes_first_and_once() -> None:
@@ -174,11 +178,12 @@ def test_answers_are_matched_by_id_in_any_order() -> None:
 def test_a_late_answer_is_dropped_by_id() -> None:
     """The answer to a request that was given up reaches nobody, whatever it holds."""
     client, server = opened()
-    for answer in (
+    answers: list[Callable[[int], bytes]] = [
         lambda request_id: server.answer(request_id, STATUS_RESULT),
         lambda request_id: server.refuse(request_id, ErrorCode.INTERNAL),
         lambda request_id: server.answer(request_id, SetCredentialsResult(expires_in_s=1)),
-    ):
+    ]
+    for answer in answers:
         request_id, data = client.send(Status())
         list(server.receive_data(data))
         client.abandon(request_id)
