@@ -2,7 +2,6 @@
 
 import asyncio
 import errno
-import socket
 from collections.abc import Callable
 
 import structlog
@@ -137,27 +136,29 @@ class DestinationServer:
             connect_ms = round((connected - began) * 1000, 3)
             self.metrics.connected += 1
             self.metrics.connect_ms.add(connect_ms)
-            why = await self._relay(client, upstream)
-            self.metrics.ended[why] += 1
-            fields = {"connect_ms": connect_ms, "duration_ms": round((loop.time() - connected) * 1000)}
+            relay = Relay(
+                client,
+                upstream,
+                buffer=self._buffer,
+                timeouts=self._timeouts,
+                up=self.metrics.bytes_up,
+                down=self.metrics.bytes_down,
+            )
+            self._connections[_this_task()] = relay
+            if self._draining:
+                relay.drain(self._limits.drain_idle_s)
+            why = await relay.run()
+        self.metrics.ended[why] += 1
+        fields = {
+            "connect_ms": connect_ms,
+            "duration_ms": round((loop.time() - connected) * 1000),
+            "bytes_up": relay.bytes_up,
+            "bytes_down": relay.bytes_down,
+        }
         if why.orderly:
             self._log.debug("connection_ended", cause=why, **fields)
         else:
             self._quiet.warning("connection_ended", why, **fields)
-
-    async def _relay(self, client: socket.socket, upstream: socket.socket) -> RelayEnd:
-        relay = Relay(
-            client,
-            upstream,
-            buffer=self._buffer,
-            timeouts=self._timeouts,
-            up=self.metrics.bytes_up,
-            down=self.metrics.bytes_down,
-        )
-        self._connections[_this_task()] = relay
-        if self._draining:
-            relay.drain(self._limits.drain_idle_s)
-        return await relay.run()
 
     def _refused(self, cause: Refusal) -> None:
         self.metrics.refused[cause] += 1

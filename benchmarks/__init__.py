@@ -1,0 +1,1 @@
+"""Measuring programs: run one with `python -m benchmarks.NAME`."""
