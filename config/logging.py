@@ -98,6 +98,8 @@ def describe_exception(_logger: object, _level: str, event: MutableMapping[str, 
     Texts and tracebacks of exceptions can quote what they failed on; they are never written.
     """
     error = _exception_of(event.pop("exc_info", None))
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]  # the others are most often its consequences
     if error is not None:
         event["error_type"] = type(error).__name__
         if isinstance(error, (SignerError, RemoteProtocolError)):

@@ -22,6 +22,7 @@ from pydantic_settings import (
 )
 
 from config.engine import EngineSettings
+from config.logging import LogLevel
 from protocol.address import CID_ANY, Address, AddressError, VsockAddress, parse_address
 from protocol.cbor import is_map
 from protocol.framing import DEFAULT_MAX_FRAME_BYTES
@@ -34,6 +35,9 @@ CONFIG_VARIABLE: Final = "NITRO_SIGNER_CONFIG"
 """Names the file for commands without `--config`."""
 
 MAX_CONFIG_BYTES: Final = 1024 * 1024
+
+MIN_FRAME_BYTES: Final = 80 * 1024
+"""One sign item with the largest message, and its record: a lower limit would refuse valid jobs."""
 
 WorkerRole = Literal["generate", "sign"]
 
@@ -93,7 +97,9 @@ class EnclaveClientSettings(StrictModel):
     """How often each enclave process is asked how it is, and the AWS credentials are looked at for renewal."""
     collect_ms: Milliseconds = 1.0
     """How long an item waits for others to share its frame."""
-    max_frame_bytes: Annotated[int, Field(ge=80 * 1024, le=16 * DEFAULT_MAX_FRAME_BYTES)] = DEFAULT_MAX_FRAME_BYTES
+    max_frame_bytes: Annotated[int, Field(ge=MIN_FRAME_BYTES, le=16 * DEFAULT_MAX_FRAME_BYTES)] = (
+        DEFAULT_MAX_FRAME_BYTES
+    )
     """Of both directions; the enclave's own limit counts when it is lower."""
     max_batch_items: Annotated[int, Field(ge=1, le=MAX_BATCH_ITEMS)] = 100
     """The same."""
@@ -130,6 +136,7 @@ class WorkerSettings(BaseSettings):
     """The AWS Region of queues and tables; `AWS_REGION` or `AWS_DEFAULT_REGION` unless set."""
     kms_key_arn: str | None = None
     """The KMS key that the enclaves must be made for; None to take what they say."""
+    log_level: Annotated[LogLevel, Field(strict=False)] = LogLevel.INFO
     generate: RoleSettings | None = None
     sign: RoleSettings | None = None
     store: StoreSettings = StoreSettings()

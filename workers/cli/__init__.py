@@ -1,0 +1,56 @@
+"""The command `nitro-signer`. Each command imports what it needs when it runs."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from config.logging import LogLevel, configure_logging
+from protocol.version import VERSION
+from workers.cli import attestation, config, enclave, enqueue, key, worker
+from workers.cli.replies import replies
+from workers.cli.vsock_proxy import vsock_proxy
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(worker.app, name="worker")
+app.add_typer(enqueue.app, name="enqueue")
+app.command(epilog="Example: nitro-signer replies --config worker.toml --count 2 --json")(replies)
+app.add_typer(config.app, name="config")
+app.add_typer(enclave.app, name="enclave")
+app.add_typer(key.app, name="key")
+app.add_typer(attestation.app, name="attestation")
+app.command("vsock-proxy")(vsock_proxy)
+
+_SERVICES = frozenset({"worker", "vsock-proxy"})
+
+
+def _print_version(*, wanted: bool) -> None:
+    if wanted:
+        print(VERSION)
+        raise typer.Exit
+
+
+@app.callback()
+def nitro_signer(
+    context: typer.Context,
+    *,
+    version: Annotated[  # noqa: ARG001 - done by its callback
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    """Custody and signing of secp256k1 keys inside AWS Nitro Enclaves, driven by queues."""
+    command = context.invoked_subcommand or ""
+    if command in _SERVICES:  # their lines are their output
+        configure_logging(command)
+    else:
+        configure_logging(command, stream=sys.stderr, level=LogLevel.WARNING)
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

@@ -1,0 +1,31 @@
+"""SQS for commands: a client whose failures end the command with one line."""
+
+import contextlib
+from collections.abc import AsyncGenerator
+from typing import TYPE_CHECKING, Final
+
+from workers.cli.output import fail
+
+if TYPE_CHECKING:
+    from types_aiobotocore_sqs import SQSClient
+
+_TRIES: Final = 3
+_READ_TIMEOUT_S: Final = 30.0
+"""More than the longest poll, which takes 20 s."""
+
+
+@contextlib.asynccontextmanager
+async def open_queues(command: str, region: str) -> AsyncGenerator["SQSClient", None]:
+    """Open a client; what SQS or the way to it refuses becomes one line and exit code 2."""
+    from aiobotocore.session import get_session
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    from workers.aws import sqs_client
+
+    session = get_session()
+    session.set_config_variable("region", region)
+    try:
+        async with sqs_client(session, connections=1, read_timeout_s=_READ_TIMEOUT_S, tries=_TRIES) as client:
+            yield client
+    except (BotoCoreError, ClientError) as error:
+        fail(command, str(error))
