@@ -1,16 +1,15 @@
 """Where a local stack keeps its things: one state folder, and a short run folder for sockets."""
 
-import json
 import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Final, Self
 
 from protocol.address import MAX_UNIX_PATH_BYTES, Address, UnixAddress
 from protocol.messages import Role
 
-_LONGEST_SOCKET_NAME: Final = len("/generator-proxy.sock.63")
+_LONGEST_SOCKET_NAME: Final = len("/generate-worker-notify.sock")
 _PRIVATE: Final = 0o700
 
 
@@ -63,22 +62,36 @@ class Layout:
         """State of the SQS and DynamoDB emulator."""
         return self.state / "ministack"
 
-    def worker_config(self, role: Role) -> Path:
-        """The settings of a worker."""
-        return self.state / f"{role}-worker.toml"
+    @property
+    def nitro_root(self) -> Path:
+        """The stand-in's root certificate, PEM: what verifies this stack's attestation documents."""
+        return self.state / "nitro-root.pem"
+
+    @property
+    def allow_list(self) -> Path:
+        """The allow-list of the vsock-proxies."""
+        return self.state / "vsock-proxy.yaml"
+
+    @property
+    def audit(self) -> Path:
+        """The audit lines of the attesting KMS, as CloudTrail would have them."""
+        return self.state / "logs" / "kms-audit.jsonl"
+
+    @property
+    def worker_config(self) -> Path:
+        """The settings of both workers."""
+        return self.state / "worker.toml"
 
     def log(self, name: str) -> Path:
         """What a child prints."""
         return self.state / "logs" / f"{name}.log"
 
-    def load_facts(self) -> dict[str, Any]:
-        """Return what an earlier start wrote down; empty at the first."""
-        path = self.state / "stack.json"
-        return json.loads(path.read_text()) if path.exists() else {}
+    @property
+    def kms_port(self) -> int:
+        """The port that the attesting KMS had at the last start; 0 at the first."""
+        path = self.kms / "port"
+        return int(path.read_text()) if path.exists() else 0
 
-    def save_facts(self, facts: dict[str, Any]) -> None:
-        """Write down what the next start has to know."""
-        path = self.state / "stack.json"
-        fresh = path.with_suffix(".new")
-        fresh.write_text(json.dumps(facts, indent=2))
-        fresh.replace(path)
+    def keep_kms_port(self, port: int) -> None:
+        """Have the next start take the same port: clients keep the address."""
+        (self.kms / "port").write_text(f"{port}\n")

@@ -24,7 +24,8 @@ class _Listener(asyncio.DatagramProtocol):
     def __init__(self) -> None:
         self.ready = asyncio.Event()
 
-    def datagram_received(self, data: bytes, _: object) -> None:
+    def datagram_received(self, data: bytes, addr: object) -> None:
+        del addr
         if _READY in data.splitlines():
             self.ready.set()
 

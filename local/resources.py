@@ -30,6 +30,11 @@ class QueueUrls:
         return asdict(self)
 
 
+def error_code(error: ClientError) -> str:
+    """Return the code of an AWS error."""
+    return str(error.response.get("Error", {}).get("Code"))
+
+
 async def make_queues(sqs: Any) -> QueueUrls:
     """Make what is missing; return the URLs as the server says them."""
     urls: dict[str, str] = {}
@@ -48,7 +53,7 @@ async def _make_queue(sqs: Any, name: str, attributes: dict[str, str]) -> str:
     try:
         return str((await sqs.get_queue_url(QueueName=name))["QueueUrl"])
     except ClientError as error:
-        if "NonExistentQueue" not in str(error.response["Error"]["Code"]):
+        if "NonExistentQueue" not in error_code(error):
             raise
     attributes = {"VisibilityTimeout": str(_VISIBILITY_TIMEOUT_S), **attributes}
     return str((await sqs.create_queue(QueueName=name, Attributes=attributes))["QueueUrl"])
@@ -65,5 +70,5 @@ async def make_tables(dynamodb: Any) -> None:
                 BillingMode="PAY_PER_REQUEST",
             )
         except ClientError as error:
-            if error.response["Error"]["Code"] != "ResourceInUseException":
+            if error_code(error) != "ResourceInUseException":
                 raise

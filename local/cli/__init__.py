@@ -1,0 +1,105 @@
+"""The `nitro-local` command."""
+
+import asyncio
+import contextlib
+import signal
+import sys
+import tempfile
+from collections.abc import Coroutine, Generator
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+from rich.console import Console
+
+from local.demo import run_demo
+from local.ministack import MiniStackError
+from local.stack import StackError, run_stack
+from local.story import StepFailedError, Story
+
+_INTERRUPTED: Final = 130
+"""What a shell reports for Ctrl-C."""
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=True,
+    rich_markup_mode=None,
+    help="The whole of nitro-signer on one machine, with stand-ins for the hardware and for AWS.",
+)
+
+StateOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Keep keys, queues and tables in this folder; a later start goes on with them, on the same port."
+    ),
+]
+
+
+@app.command(epilog="Example: nitro-local up --state ./stack --ready-file ./stack.json")
+def up(
+    state: StateOption = None,
+    ready_file: Annotated[
+        Path | None, typer.Option(help="Also write the line to this file, when everything is ready.")
+    ] = None,
+) -> None:
+    """Start everything, print one JSON line with the addresses when all is ready, and stop at Ctrl-C or SIGTERM.
+
+    Exit code 0 after a stop, 1 when a part did not start or ended by itself.
+    """
+    with _state_folder(state) as folder:
+        _run(_up(folder, ready_file), code_when_stopped=0)
+
+
+@app.command(epilog="Example: nitro-local demo")
+def demo(state: StateOption = None) -> None:
+    """Start everything, let a key be born and sign, show three attacks fail, and stop.
+
+    Exit code 0 only when every step went as told.
+    """
+    with _state_folder(state) as folder:
+        _run(run_demo(folder, Story(Console())), code_when_stopped=_INTERRUPTED)
+
+
+async def _up(folder: Path, ready_file: Path | None) -> None:
+    async with run_stack(folder) as stack:
+        line = stack.facts.to_json()
+        if ready_file is not None:
+            fresh = ready_file.with_name(f"{ready_file.name}.new")
+            fresh.write_text(f"{line}\n")
+            fresh.replace(ready_file)
+        print(line, flush=True)
+        await stack.wait_for_failure()
+
+
+@contextlib.contextmanager
+def _state_folder(state: Path | None) -> Generator[Path, None, None]:
+    """Give the folder to keep state in; without one a temporary folder that goes with the command."""
+    if state is not None:
+        yield state
+        return
+    with tempfile.TemporaryDirectory(prefix="nitro-local-") as folder:
+        yield Path(folder)
+
+
+def _run(work: Coroutine[Any, Any, None], *, code_when_stopped: int) -> None:
+    """Run until done, SIGTERM or Ctrl-C; either way every child ends in order before this returns."""
+    try:
+        asyncio.run(_cancelled_by_signals(work))
+    except asyncio.CancelledError:
+        raise typer.Exit(code_when_stopped) from None
+    except (StackError, MiniStackError, StepFailedError) as error:
+        sys.stderr.write(f"nitro-local: {error}\n")
+        raise typer.Exit(1) from None
+
+
+async def _cancelled_by_signals(work: Coroutine[Any, Any, None]) -> None:
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101 - for the type checker: this is a coroutine, so there is one
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    await work
+
+
+def main() -> None:
+    """Run the command."""
+    app()

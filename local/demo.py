@@ -1,0 +1,189 @@
+"""`nitro-local demo`: a key is born, signs, and attacks of a hostile parent fail. Tells it as it goes."""
+
+import base64
+import contextlib
+import hashlib
+import secrets
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from typing import Any, Final
+
+from aiobotocore.session import get_session
+from botocore.exceptions import ClientError
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric.utils import Prehashed, encode_dss_signature
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from enclave.nsm import Nsm
+from local.jobs_client import JobsClient
+from local.kms import Credentials
+from local.measurements import Measurements
+from local.nitro_authority import NitroAuthority
+from local.nsm import StandInNsm
+from local.resources import error_code
+from local.stack import LocalStack, StackFacts, run_stack
+from local.story import StepFailedError, Story
+from protocol.attestation import TrustRoot
+from protocol.birth import BirthCertificate
+from protocol.birth_verification import verify_birth
+from protocol.clock import system_clock
+from protocol.messages import Role
+from protocol.statement import encryption_context
+
+MESSAGE: Final = "Hello World"
+_PCR_BYTES: Final = 48
+_RSA_BITS: Final = 2048
+_SWAPPED: Final = ("encrypted_privatekey", "publickey", "encrypted_datakey", "statement")
+
+
+async def run_demo(state: Path, story: Story) -> None:
+    """Tell the whole story on a fresh stack.
+
+    Raises:
+        StepFailedError: a step did not go as told.
+    """
+    story.chapter("A whole service on this machine")
+    async with contextlib.AsyncExitStack() as stack:
+        with story.step("SQS, DynamoDB, an attesting KMS, two vsock-proxies, two enclaves and two workers are up"):
+            local = await stack.enter_async_context(run_stack(state))
+        story.note(f"generator PCR0 {local.facts.generator_pcr0[:24]}…  signer PCR0 {local.facts.signer_pcr0[:24]}…")
+        client = await stack.enter_async_context(_jobs_client(local.facts))
+        tag = secrets.token_hex(4)
+        user = "u001"
+        await _birth_and_signature(local, client, story, user, tag)
+        await _attacks(local, client, story, user, tag)
+
+
+@contextlib.asynccontextmanager
+async def _jobs_client(facts: StackFacts) -> AsyncGenerator[JobsClient, None]:
+    session = get_session()
+    session.set_credentials("client", "client")
+    region, url = facts.region, facts.endpoint_url
+    async with (
+        session.create_client("sqs", region_name=region, endpoint_url=url) as sqs,
+        session.create_client("dynamodb", region_name=region, endpoint_url=url) as dynamodb,
+    ):
+        yield JobsClient(facts, sqs, dynamodb)
+
+
+async def _birth_and_signature(local: LocalStack, client: JobsClient, story: Story, user: str, tag: str) -> None:
+    story.chapter("A key is born")
+    with story.step(f"generate {user}: the reply carries the public key and its birth certificate"):
+        born = _succeeded(await client.ask({"type": "generate", "job_id": f"g-{tag}", "userid": user}))
+    story.note(f"public key {born['publickey_compressed']}  Ethereum {born['ethereum_address']}")
+    public_key = bytes.fromhex(born["publickey"])
+    with story.step("the certificate proves that an enclave of the generator's image made exactly this key"):
+        birth = verify_birth(
+            BirthCertificate.from_base64(born["birth_certificate"]),
+            root=TrustRoot.from_pem(Path(local.facts.nitro_root).read_bytes()),
+            pcr0={bytes.fromhex(local.facts.generator_pcr0)},
+            userid=user,
+            public_key=public_key,
+        )
+    story.note(f"made in {birth.module_id} at {birth.time:%Y-%m-%d %H:%M:%S} UTC")
+    row = await client.row(user)
+    story.note(f"what the parent stores: sealed key {row['encrypted_privatekey']['S'][:32]}…")
+    story.chapter("It signs")
+    with story.step(f"sign {MESSAGE!r}: a signature on the reply queue"):
+        signed = _succeeded(
+            await client.ask({"type": "sign", "job_id": f"s-{tag}", "userid": user, "message": MESSAGE})
+        )
+    story.note(f"r||s {signed['signature'][:48]}…")
+    with story.step("the signature verifies with an independent library (cryptography)"):
+        _verify(public_key, bytes.fromhex(signed["signature"]), MESSAGE.encode())
+    with story.step("the same job again gives the same signature: redelivery does no harm"):
+        again = _succeeded(
+            await client.ask({"type": "sign", "job_id": f"s2-{tag}", "userid": user, "message": MESSAGE})
+        )
+        _require(again["signature"] == signed["signature"], "another signature")
+
+
+async def _attacks(local: LocalStack, client: JobsClient, story: Story, user: str, tag: str) -> None:
+    story.chapter("Three attacks by whoever owns the parent")
+    row = await client.row(user)
+    with story.step("KMS refuses to open the data key without attestation, even with the signer's own credentials"):
+        await _expect_denied(local, row, recipient=None)
+    with story.step("KMS refuses an enclave with another PCR0"):
+        await _expect_denied(local, row, recipient=await _recipient_of_another_image(local))
+    other = "u002"
+    victim = _succeeded(await client.ask({"type": "generate", "job_id": f"g2-{tag}", "userid": other}))
+    own = await client.row(other)
+    with story.step(f"with the rows of {user} and {other} swapped, the signer refuses: no signature by the wrong key"):
+        await client.overwrite_row({**own, **{name: row[name] for name in _SWAPPED}})
+        swapped = await client.ask({"type": "sign", "job_id": f"s3-{tag}", "userid": other, "message": MESSAGE})
+        _require(swapped["status"] == "error" and swapped["error"]["code"] == "record_refused", str(swapped))
+    story.note(f"error {swapped['error']['code']}: {swapped['error']['message']}")
+    await client.overwrite_row(own)
+    with story.step(f"with its own row back, {other} signs again"):
+        mended = _succeeded(
+            await client.ask({"type": "sign", "job_id": f"s4-{tag}", "userid": other, "message": MESSAGE})
+        )
+        _verify(bytes.fromhex(victim["publickey"]), bytes.fromhex(mended["signature"]), MESSAGE.encode())
+    story.chapter("All of it went as told.")
+
+
+async def _expect_denied(local: LocalStack, row: dict[str, Any], recipient: dict[str, Any] | None) -> None:
+    context = encryption_context(row["userid"]["S"], base64.b64decode(row["statement"]["S"]))
+    arguments: dict[str, Any] = {
+        "CiphertextBlob": base64.b64decode(row["encrypted_datakey"]["S"]),
+        "EncryptionContext": context,
+        "KeyId": local.facts.kms_key_arn,
+    }
+    async with _kms_client(local.facts, local.foundation.credentials[Role.SIGNER]) as kms:
+        try:
+            await kms.decrypt(**arguments, **({} if recipient is None else {"Recipient": recipient}))
+        except ClientError as error:
+            code = error_code(error)
+            _require(code == "AccessDeniedException", f"KMS answered {code}")
+            return
+    raise StepFailedError("KMS opened the data key")
+
+
+@contextlib.asynccontextmanager
+async def _kms_client(facts: StackFacts, credentials: Credentials) -> AsyncGenerator[Any, None]:
+    session = get_session()
+    session.set_credentials(credentials.access_key_id, credentials.secret_access_key, credentials.session_token)
+    async with session.create_client(
+        "kms", region_name=facts.region, endpoint_url=facts.kms_endpoint_url, verify=facts.kms_ca_bundle
+    ) as kms:
+        yield kms
+
+
+async def _recipient_of_another_image(local: LocalStack) -> dict[str, Any]:
+    """Attest an RSA key from an enclave that differs in its code only: same boot, genuine hardware root."""
+    stranger = Measurements(*(hashlib.sha384(f"another image {index}".encode()).digest() for index in range(3)))
+    nsm = Nsm(
+        StandInNsm(NitroAuthority.in_folder(local.layout.nitro, now_s=system_clock()), stranger, clock=system_clock)
+    )
+    key = rsa.generate_private_key(public_exponent=65537, key_size=_RSA_BITS).public_key()
+    try:
+        document = await nsm.attest(
+            user_data=None,
+            nonce=None,
+            public_key=key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo),
+        )
+    finally:
+        nsm.close()
+    return {"AttestationDocument": document, "KeyEncryptionAlgorithm": "RSAES_OAEP_SHA_256"}
+
+
+def _verify(public_key: bytes, signature: bytes, message: bytes) -> None:
+    half = len(signature) // 2
+    der = encode_dss_signature(int.from_bytes(signature[:half], "big"), int.from_bytes(signature[half:], "big"))
+    point = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256K1(), b"\x04" + public_key)
+    try:
+        point.verify(der, hashlib.sha256(message).digest(), ec.ECDSA(Prehashed(SHA256())))
+    except InvalidSignature as error:
+        raise StepFailedError("the signature does not verify") from error
+
+
+def _succeeded(reply: dict[str, Any]) -> dict[str, Any]:
+    _require(reply["status"] == "ok", str(reply))
+    return reply
+
+
+def _require(holds: bool, otherwise: str) -> None:  # noqa: FBT001 - reads as a sentence at its calls
+    if not holds:
+        raise StepFailedError(otherwise)

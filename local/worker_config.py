@@ -1,0 +1,58 @@
+"""The settings of the two workers of a local stack."""
+
+from pathlib import Path
+
+from local.layout import Layout
+from local.resources import BIRTH_TABLE, KEY_TABLE, QueueUrls
+from protocol.messages import Role
+
+_TEMPLATE = """\
+# The settings of the workers of a local stack. Written by nitro-local; changes are overwritten.
+region = "{region}"
+kms_key_arn = "{kms_key_arn}"
+
+[store]
+table = "{key_table}"
+birth_table = "{birth_table}"
+cache_records = 10000
+
+[generate]
+enclaves = ["{generator}"]
+
+[generate.engine]
+queue_url = "{queues.generate}"
+reply_queue_url = "{queues.reply}"
+dead_letter_queue_url = "{queues.generate_dead_letter}"
+{engine}
+
+[sign]
+enclaves = ["{signer}"]
+
+[sign.engine]
+queue_url = "{queues.sign}"
+reply_queue_url = "{queues.reply}"
+dead_letter_queue_url = "{queues.sign_dead_letter}"
+{engine}
+"""
+
+_ENGINE = """\
+wait_time_s = 5
+visibility_timeout_s = 30
+drain_deadline_s = 15"""
+"""Shorter than on AWS, so that a laptop's stack stops while one watches."""
+
+
+def write_worker_config(layout: Layout, *, region: str, kms_key_arn: str, queues: QueueUrls) -> Path:
+    """Write the file and return its path."""
+    text = _TEMPLATE.format(
+        region=region,
+        kms_key_arn=kms_key_arn,
+        key_table=KEY_TABLE,
+        birth_table=BIRTH_TABLE,
+        queues=queues,
+        generator=layout.enclave_address(Role.GENERATOR),
+        signer=layout.enclave_address(Role.SIGNER),
+        engine=_ENGINE,
+    )
+    layout.worker_config.write_text(text)
+    return layout.worker_config

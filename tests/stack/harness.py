@@ -1,0 +1,100 @@
+"""A local stack as a child process, and a plain boto3 client of it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import boto3
+
+from protocol.jobs import REPLY
+
+ROOT = Path(__file__).resolve().parents[2]
+START_TIMEOUT_S = 60
+STOP_TIMEOUT_S = 60
+
+
+def clean_environ() -> dict[str, str]:
+    """Return an environment without anything that tells AWS clients where to go."""
+    return {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/")}
+
+
+class Up:
+    """A running `nitro-local up`."""
+
+    def __init__(self, state: Path) -> None:
+        ready = state / "ready.json"
+        state.mkdir(exist_ok=True)
+        ready.unlink(missing_ok=True)
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "local.cli", "up", "--state", str(state), "--ready-file", str(ready)],
+            stdout=subprocess.PIPE,
+            text=True,
+            env=clean_environ(),
+            cwd=ROOT,
+        )
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert line, f"nitro-local up ended with code {self.process.wait()}"
+        self.facts: dict[str, Any] = json.loads(line)
+        assert json.loads(ready.read_text()) == self.facts
+
+    def stop(self) -> int:
+        """Stop it as an operator would; return the exit code."""
+        assert self.process.stdout is not None
+        self.process.send_signal(signal.SIGTERM)
+        code = self.process.wait(STOP_TIMEOUT_S)
+        self.process.stdout.close()
+        return code
+
+
+class Client:
+    """Plain boto3, as a user has it."""
+
+    def __init__(self, facts: dict[str, Any]) -> None:
+        self.facts = facts
+        options: dict[str, Any] = {
+            "region_name": facts["region"],
+            "aws_access_key_id": "test",
+            "aws_secret_access_key": "test",
+        }
+        self.sqs = boto3.client("sqs", endpoint_url=facts["endpoint_url"], **options)
+        self.dynamodb = boto3.client("dynamodb", endpoint_url=facts["endpoint_url"], **options)
+        self.kms = boto3.client("kms", endpoint_url=facts["kms_endpoint_url"], verify=facts["kms_ca_bundle"], **options)
+
+    def send(self, kind: str, *bodies: str | dict[str, Any]) -> list[str]:
+        """Put bodies on the queue of a kind; return the message ids."""
+        ids: list[str] = []
+        for start in range(0, len(bodies), 10):
+            entries = [
+                {"Id": str(place), "MessageBody": body if isinstance(body, str) else json.dumps(body)}
+                for place, body in enumerate(bodies[start : start + 10])
+            ]
+            answer = self.sqs.send_message_batch(QueueUrl=self.facts[f"{kind}_queue_url"], Entries=entries)
+            assert not answer.get("Failed")
+            by_place = {entry["Id"]: entry["MessageId"] for entry in answer["Successful"]}
+            ids += [by_place[str(place)] for place in range(len(entries))]
+        return ids
+
+    def replies(self, count: int) -> list[dict[str, Any]]:
+        """Take this many replies off the reply queue; each is in the published schema."""
+        found: list[dict[str, Any]] = []
+        url = self.facts["reply_queue_url"]
+        for _ in range(60):
+            answer = self.sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10, WaitTimeSeconds=2)
+            for message in answer.get("Messages", []):
+                REPLY.validate_json(message["Body"])
+                found.append(json.loads(message["Body"]))
+                self.sqs.delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
+            if len(found) >= count:
+                return found
+        raise AssertionError(f"{len(found)} of {count} replies: {found}")
+
+    def ask(self, kind: str, body: str | dict[str, Any]) -> dict[str, Any]:
+        """Send one body and return its reply."""
+        self.send(kind, body)
+        [reply] = self.replies(1)
+        return reply
