@@ -45,7 +45,7 @@ _MS: Final = 1000
 
 Addresses = Annotated[
     list[str] | None,
-    typer.Option("--address", metavar="ADDR", help="vsock://CID:PORT or unix:///path. [default: those of --config]"),
+    typer.Option("--address", metavar="ADDR", help="vsock://CID:PORT or unix:///path. Default: those of --config."),
 ]
 Config = Annotated[
     Path | None,
@@ -63,7 +63,7 @@ def enclave() -> None:
 def attest(
     *,
     nonce: Annotated[
-        str | None, typer.Option(metavar="HEX", help="16 to 64 bytes nobody could foresee. [default: random]")
+        str | None, typer.Option(metavar="HEX", help="16 to 64 bytes nobody could foresee. Default: random.")
     ] = None,
     address: Addresses = None,
     config: Config = None,
@@ -71,7 +71,7 @@ def attest(
         list[str] | None, typer.Option("--pcr0", metavar="HEX", help="An image that may answer; may be repeated.")
     ] = None,
     root: Annotated[
-        Path | None, typer.Option(metavar="PEM", help="Root certificate to trust. [default: AWS Nitro Enclaves G1]")
+        Path | None, typer.Option(metavar="PEM", help="Root certificate to trust. Default: that of AWS.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:

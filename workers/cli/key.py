@@ -12,10 +12,11 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from config.worker import CONFIG_VARIABLE, WorkerConfigError, WorkerSettings, load_worker_settings
+from config.worker import WorkerSettings
 from protocol.errors import ErrorCode, SignerError
 from protocol.keyproof import KeyProof, KeyProofError
 from workers.cli.output import EXIT_REFUSED, fail, read_pcr, read_root
+from workers.cli.settings import ConfigOption, load_or_fail
 from workers.cli.verdicts import Tally
 from workers.proof_check import Demands, judge_all, read_lines
 from workers.proof_export import UnreadableRow, export_all, export_one, take_up
@@ -39,25 +40,20 @@ def prove(
     everything: Annotated[bool, typer.Option("--all", help="Every key of the table; needs --out.")] = False,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="A file that does not exist, one key a line. [default: standard output]"),
+        typer.Option(metavar="FILE", help="A file that does not exist, one key a line. Default: standard output."),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="With --all: go on with an interrupted FILE.")] = False,
-    config: Annotated[
-        Path, typer.Option(metavar="FILE", envvar=CONFIG_VARIABLE, help="Settings of the workers (TOML).")
-    ],
+    config: ConfigOption,
 ) -> None:
     """Export the birth certificate of a key, or of all keys, to be verified by anybody with `key verify`.
 
     Needs GetItem and BatchGetItem on both tables, and Scan for --all. Exit 0 when all was written; 1 when a key is
     unknown, has no certificate, or its stored record is not the certified one; 2 for a misuse or an unreachable table.
     """
-    from config.logging import LogLevel, configure_logging
-
     if (userid is None) != everything or (everything and out is None) or (resume and not everything):
         fail("key prove", "give a USERID, or --all with --out FILE; --resume goes with --all")
-    configure_logging("key-prove", stream=sys.stderr, level=LogLevel.WARNING)
+    settings = load_or_fail("key prove", config)
     try:
-        settings = load_worker_settings(config)
         with _output(out, resume=resume) as (file, after):
             complaints = asyncio.run(_export(settings, userid, after, file))
     except KeyboardInterrupt:
@@ -65,7 +61,7 @@ def prove(
         raise typer.Exit(_INTERRUPTED) from None
     except OSError as error:
         fail("key prove", f"{out or 'standard output'}: {error.strerror}")
-    except (WorkerConfigError, KeyProofError) as error:
+    except KeyProofError as error:
         fail("key prove", str(error))
     except SignerError as error:
         if error.code is not ErrorCode.UNKNOWN_USER:
@@ -84,11 +80,11 @@ def verify(
         list[str], typer.Option("--pcr0", metavar="HEX", help="A generator image whose word is taken; may be repeated.")
     ],
     root: Annotated[
-        Path | None, typer.Option(metavar="PEM", help="Root certificate to trust. [default: AWS Nitro Enclaves G1]")
+        Path | None, typer.Option(metavar="PEM", help="Root certificate to trust. Default: that of AWS.")
     ] = None,
     start_line: Annotated[int, typer.Option(metavar="N", min=1, help="Begin at this line, after an interruption.")] = 1,
     processes: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="For large files. [default: one per processor]")
+        int | None, typer.Option(metavar="N", min=1, help="For large files. Default: one per processor.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print an object per key, and one for the sum.")] = False,
 ) -> None:
@@ -160,13 +156,21 @@ def _write(proof: KeyProof | UnreadableRow, file: BinaryIO) -> int:
 
 @contextlib.contextmanager
 def _output(path: Path | None, *, resume: bool) -> Generator[tuple[BinaryIO, str | None], None, None]:
-    """Open the file, and tell the user id after which to go on. A file that exists is never overwritten."""
+    """Open the file, and tell the user id after which to go on. A file that exists is never overwritten.
+
+    When nothing could be written, no file is left to stand in the way of the next try.
+    """
     if path is None:
         yield sys.stdout.buffer, None
         sys.stdout.buffer.flush()
         return
     with path.open("r+b" if resume else "xb") as file:
-        yield file, take_up(file) if resume else None
+        try:
+            yield file, take_up(file) if resume else None
+        except BaseException:
+            if not resume and not file.tell():
+                path.unlink()
+            raise
 
 
 @contextlib.contextmanager

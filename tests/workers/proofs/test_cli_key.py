@@ -11,7 +11,6 @@ from botocore.exceptions import ClientError
 from typer.testing import CliRunner
 
 import workers.aws
-from config import logging as config_logging
 from protocol.keyproof import KeyProof
 from workers.cli.key import app
 from workers.proof_export import take_up
@@ -101,11 +100,7 @@ def tables(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Tables:
     async def client(*_: object, **__: object) -> AsyncGenerator[Tables, None]:
         yield found
 
-    def leave_logging_alone(*_: object, **__: object) -> None:
-        """Do not write to a stream that is closed when the next test runs."""
-
     monkeypatch.setattr(workers.aws, "dynamodb_client", client)
-    monkeypatch.setattr(config_logging, "configure_logging", leave_logging_alone)
     config = tmp_path / "workers.toml"
     config.write_text(CONFIG)
     monkeypatch.setenv("NITRO_SIGNER_CONFIG", str(config))
@@ -302,10 +297,12 @@ def test_a_page_without_one_readable_row_is_passed(tables: Tables, tmp_path: Pat
     assert run("prove", "--all", "--out", str(tmp_path / "keys.jsonl"))[0] == 1
 
 
-def test_an_unknown_user_is_exit_1(tables: Tables) -> None:
-    """The command has its answer: there is no such key."""
+def test_an_unknown_user_is_exit_1(tables: Tables, tmp_path: Path) -> None:
+    """The command has its answer: there is no such key. No empty file is left."""
     del tables
-    assert run("prove", "u404") == (1, "", "u404: no key record exists for this user id\n")
+    out = tmp_path / "u404.json"
+    assert run("prove", "u404", "--out", str(out)) == (1, "", "u404: no key record exists for this user id\n")
+    assert not out.exists()
 
 
 def test_an_unreachable_table_is_exit_2(tables: Tables, make_birth: MakeBirth, tmp_path: Path) -> None:
