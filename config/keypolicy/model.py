@@ -148,9 +148,7 @@ def _parse_statement(number: int, value: object, kind: PolicyKind) -> Statement:
         sid = _optional_text(value, "Sid")
         place = f"{place} ({sid})" if sid else place
         _check_elements(value, _STATEMENT_ELEMENTS)
-        if value.get("Effect") not in set(Effect):
-            raise PolicyError("Effect: Allow or Deny")  # noqa: TRY301 - the same
-        effect = Effect(value["Effect"])
+        effect = _parse_effect(value.get("Effect"))
         may_miss = kind is PolicyKind.KEY
         return Statement(
             number=number,
@@ -163,6 +161,12 @@ def _parse_statement(number: int, value: object, kind: PolicyKind) -> Statement:
         )
     except PolicyError as error:
         raise PolicyError(f"{place}: {error}") from error
+
+
+def _parse_effect(value: object) -> Effect:
+    if not isinstance(value, str) or value not in set(Effect):
+        raise PolicyError("Effect: Allow or Deny")
+    return Effect(value)
 
 
 def _parse_principal(statement: dict[str, Any], kind: PolicyKind, effect: Effect) -> PrincipalElement | None:
