@@ -95,13 +95,13 @@ def _read_keys(result: Result) -> Sequence[GeneratedKey | SignerError]:
     ]
 
 
-SIGN: Final = Operation[SignItem, bytes](
+SIGN: Final[Operation[SignItem, bytes]] = Operation(
     role=Role.SIGNER,
     weigh=_sign_item_bytes,
     request=lambda items: Sign(items=tuple(items)),
     read=_read_signatures,
 )
-GENERATE: Final = Operation[GenerateItem, GeneratedKey](
+GENERATE: Final[Operation[GenerateItem, GeneratedKey]] = Operation(
     role=Role.GENERATOR,
     weigh=_generate_item_bytes,
     request=lambda items: Generate(items=tuple(items)),
