@@ -28,12 +28,15 @@ from local.story import StepFailedError, Story
 from protocol.attestation import TrustRoot
 from protocol.birth import BirthCertificate
 from protocol.birth_verification import verify_birth
+from protocol.channel import open_channel
 from protocol.clock import system_clock
-from protocol.messages import Role
+from protocol.errors import ErrorCode
+from protocol.messages import Role, SealedRecord, Sign, SignItem, SignResult
 from protocol.statement import encryption_context
 
 MESSAGE: Final = "Hello World"
 _PCR_BYTES: Final = 48
+_CALL_TIMEOUT_S: Final = 20.0
 _RSA_BITS: Final = 2048
 _SWAPPED: Final = ("encrypted_privatekey", "publickey", "encrypted_datakey", "statement")
 
@@ -110,11 +113,13 @@ async def _attacks(local: LocalStack, client: JobsClient, story: Story, user: st
     other = "u002"
     victim = _succeeded(await client.ask({"type": "generate", "job_id": f"g2-{tag}", "userid": other}))
     own = await client.row(other)
-    with story.step(f"with the rows of {user} and {other} swapped, the signer refuses: no signature by the wrong key"):
+    with story.step(f"with the rows of {user} and {other} swapped, the job is refused"):
         await client.overwrite_row({**own, **{name: row[name] for name in _SWAPPED}})
         swapped = await client.ask({"type": "sign", "job_id": f"s3-{tag}", "userid": other, "message": MESSAGE})
         _require(swapped["status"] == "error" and swapped["error"]["code"] == "record_refused", str(swapped))
     story.note(f"error {swapped['error']['code']}: {swapped['error']['message']}")
+    with story.step("a parent that leaves that check out meets the enclave's own"):
+        await _expect_enclave_refusal(local, row, other)
     await client.overwrite_row(own)
     with story.step(f"with its own row back, {other} signs again"):
         mended = _succeeded(
@@ -122,6 +127,22 @@ async def _attacks(local: LocalStack, client: JobsClient, story: Story, user: st
         )
         _verify(bytes.fromhex(victim["publickey"]), bytes.fromhex(mended["signature"]), MESSAGE.encode())
     story.chapter("All of it went as told.")
+
+
+async def _expect_enclave_refusal(local: LocalStack, row: dict[str, Any], userid: str) -> None:
+    """Ask the signer enclave itself, as a hostile parent would, for a signature by one user's key for another user."""
+    record = SealedRecord(
+        statement=base64.b64decode(row["statement"]["S"]),
+        sealed_key=base64.b64decode(row["encrypted_privatekey"]["S"]),
+        encrypted_data_key=base64.b64decode(row["encrypted_datakey"]["S"]),
+    )
+    request = Sign(items=(SignItem(userid=userid, record=record, message=MESSAGE.encode()),))
+    address = local.layout.enclave_address(Role.SIGNER)
+    async with open_channel(address, software="a hostile parent", timeout_s=_CALL_TIMEOUT_S) as channel:
+        answer = await channel.call(request, timeout_s=_CALL_TIMEOUT_S)
+    if not isinstance(answer, SignResult) or (error := answer.results[0].error) is None:
+        raise StepFailedError("the enclave signed")
+    _require(error.code == ErrorCode.RECORD_REFUSED, f"the enclave answered {error.code}")
 
 
 async def _expect_denied(local: LocalStack, row: dict[str, Any], recipient: dict[str, Any] | None) -> None:

@@ -19,7 +19,7 @@ from local.child import Child, start_child
 from local.enclave import SOURCE_ROOT
 from local.foundation import ACCOUNT, REGION, Foundation, lay_foundation
 from local.layout import Layout
-from local.ministack import run_ministack
+from local.ministack import MiniStack, run_ministack
 from local.notify import ChildEndedError, notify_socket, until_ready
 from local.resources import BIRTH_TABLE, KEY_TABLE, QueueUrls, make_queues, make_tables
 from local.worker_config import write_worker_config
@@ -32,6 +32,8 @@ from protocol.version import SOFTWARE
 
 MINISTACK_PYTHON_VARIABLE: Final = "NITRO_LOCAL_MINISTACK_PYTHON"
 
+_WORKER_ACTIONS: Final = {Role.GENERATOR: "generate", Role.SIGNER: "sign"}
+_WORKERS: Final = frozenset(f"{action}-worker" for action in _WORKER_ACTIONS.values())
 _NITRO_SIGNER: Final = (sys.executable, "-m", "workers")
 _START_TIMEOUT_S: Final = 30.0
 _STOP_TIMEOUT_S: Final = 20.0
@@ -83,11 +85,12 @@ class KmsEndpoint:
 class LocalStack:
     """A running stack. Made by `run_stack`."""
 
-    def __init__(self, layout: Layout, stack: contextlib.AsyncExitStack) -> None:
+    def __init__(self, layout: Layout, ministack: MiniStack) -> None:
         self.layout = layout
         self.facts: StackFacts
         self.foundation: Foundation
-        self._stack = stack
+        self._endpoint_url = ministack.endpoint_url
+        self._emulator = ministack.child
         self._children: list[Child] = []
 
     async def start(self) -> None:
@@ -97,11 +100,7 @@ class LocalStack:
             StackError: names what did not start.
         """
         layout = self.layout
-        ministack = await self._stack.enter_async_context(
-            run_ministack(_ministack_python(), layout.emulator, log=layout.log("ministack"))
-        )
-        self._children.append(ministack.child)
-        queues = await _make_resources(ministack.endpoint_url)
+        queues = await _make_resources(self._endpoint_url)
         self.foundation = foundation = lay_foundation(layout, now_s=system_clock())
         kms = await self._start_kms()
         layout.allow_list.write_text(f"allowlist:\n- {{address: {kms.host}, port: {kms.port}}}\n")
@@ -110,13 +109,13 @@ class LocalStack:
         try:
             async with asyncio.TaskGroup() as group:
                 for role in Role:
-                    group.create_task(self._start_instance(role, kms, ministack.endpoint_url))
+                    group.create_task(self._start_instance(role, kms))
         except* StackError as errors:
             failures.extend(errors.exceptions)
         if failures:
             raise failures[0]
         self.facts = StackFacts(
-            endpoint_url=ministack.endpoint_url,
+            endpoint_url=self._endpoint_url,
             region=REGION,
             generate_queue_url=queues.generate,
             generate_dead_letter_queue_url=queues.generate_dead_letter,
@@ -132,14 +131,14 @@ class LocalStack:
             generator_pcr0=foundation.pcr0[Role.GENERATOR].hex(),
             signer_pcr0=foundation.pcr0[Role.SIGNER].hex(),
             worker_config=str(layout.worker_config),
-            pids={child.name: child.pid for child in self._children},
+            pids={child.name: child.pid for child in (self._emulator, *self._children)},
         )
 
-    async def _start_instance(self, role: Role, kms: KmsEndpoint, endpoint_url: str) -> None:
+    async def _start_instance(self, role: Role, kms: KmsEndpoint) -> None:
         """Start what runs on one instance of a deployment."""
         await self._start_proxy(role, kms)
         await self._start_enclave(role)
-        await self._start_worker(role, endpoint_url)
+        await self._start_worker(role)
 
     async def _start_kms(self) -> KmsEndpoint:
         layout = self.layout
@@ -165,12 +164,12 @@ class LocalStack:
         child = await self._start(f"{role}-enclave", command, environ={})
         await self._until(child, lambda: _waits_for_credentials(self.layout.enclave_address(role)))
 
-    async def _start_worker(self, role: Role, endpoint_url: str) -> None:
-        action = "generate" if role is Role.GENERATOR else "sign"
+    async def _start_worker(self, role: Role) -> None:
+        action = _WORKER_ACTIONS[role]
         credentials = self.foundation.credentials[role]
         environ = {
             "AWS_REGION": REGION,
-            "AWS_ENDPOINT_URL": endpoint_url,
+            "AWS_ENDPOINT_URL": self._endpoint_url,
             "AWS_ACCESS_KEY_ID": credentials.access_key_id,
             "AWS_SECRET_ACCESS_KEY": credentials.secret_access_key,
             "AWS_SESSION_TOKEN": credentials.session_token,
@@ -200,7 +199,6 @@ class LocalStack:
                 stdout=log.fileno() if stdout is None else stdout,
                 stderr=log.fileno(),
             )
-        self._stack.push_async_callback(child.stop, timeout_s=_STOP_TIMEOUT_S)
         self._children.append(child)
         return child
 
@@ -217,6 +215,15 @@ class LocalStack:
     def _not_started(self, child: Child) -> StackError:
         return StackError(f"{child.name} did not start: see {self.layout.log(child.name)}")
 
+    async def stop(self) -> None:
+        """Stop every child that was started: first the workers, which drain, then what they needed."""
+        workers = [child for child in self._children if child.name in _WORKERS]
+        others = [child for child in self._children if child.name not in _WORKERS]
+        for children in (workers, others):
+            async with asyncio.TaskGroup() as group:
+                for child in children:
+                    group.create_task(child.stop(timeout_s=_STOP_TIMEOUT_S))
+
     async def wait_for_failure(self) -> None:
         """Return never; raise when a child ends by itself.
 
@@ -224,7 +231,7 @@ class LocalStack:
             StackError: names the child and its log.
         """
         async with asyncio.TaskGroup() as group:
-            waits = {group.create_task(child.process.wait()): child for child in self._children}
+            waits = {group.create_task(child.process.wait()): child for child in (self._emulator, *self._children)}
             done, pending = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
             for task in pending:
                 task.cancel()
@@ -241,10 +248,14 @@ async def run_stack(state: Path) -> AsyncGenerator[LocalStack, None]:
         StackError: something did not start.
         MiniStackError: the emulator did not.
     """
-    async with contextlib.AsyncExitStack() as stack:
-        local = LocalStack(Layout.prepare(state), stack)
-        await local.start()
-        yield local
+    layout = Layout.prepare(state)
+    async with run_ministack(_ministack_python(), layout.emulator, log=layout.log("ministack")) as ministack:
+        local = LocalStack(layout, ministack)
+        try:
+            await local.start()
+            yield local
+        finally:
+            await local.stop()
 
 
 def _ministack_python() -> Path:

@@ -36,7 +36,7 @@ dead_letter_queue_url = "{queues.sign_dead_letter}"
 """
 
 _ENGINE = """\
-wait_time_s = 5
+wait_time_s = 2
 visibility_timeout_s = 30
 drain_deadline_s = 15"""
 """Shorter than on AWS, so that a laptop's stack stops while one watches."""
