@@ -223,12 +223,13 @@ async def compare_latency(
 def measure(ports: EchoPorts, folder: Path, *, scale: int) -> str:
     """Measure everything and return it as Markdown; `scale` 1 takes a few seconds, 10 about two minutes."""
     names = ["ours", *(["socat"] if shutil.which("socat") else [])]
-    machine = f"Python {platform.python_version()}, Linux {platform.release()}, {os.cpu_count()} shared cores"
+    machine = f"Python {platform.python_version()}, Linux {platform.release()}, {os.cpu_count()} cores"
+    load = f"load average {os.getloadavg()[0]:.1f} before the start"
     place = "client, forwarder and server on the same machine, forwarders on Unix sockets"
     titles = " | ".join(f"{name} p50 / p99 ms" for name in ["direct", *names])
     lines = [
         f"{_HEADING}\n",
-        f"`python -m benchmarks.proxy`: {machine}; {place}.\n",
+        f"`python -m benchmarks.proxy`: {machine}; {load}; {place}. Latencies: median of 5 rounds.\n",
         f"| TLS, 6 KiB request and answer | concurrent | {titles} |",
         "|---|---|" + "---|" * (len(names) + 1),
     ]
@@ -238,7 +239,7 @@ def measure(ports: EchoPorts, folder: Path, *, scale: int) -> str:
             for concurrency in (30, 200):
                 count = max(concurrency, exchanges * scale // 2)
                 workload = tls_exchanges(tls, count, fresh=fresh, server_ms=server_ms)
-                result = asyncio.run(compare_latency(workload, ways, concurrency, 3))
+                result = asyncio.run(compare_latency(workload, ways, concurrency, 5))
                 cells = " | ".join(f"{p50:.1f} / {p99:.1f}" for p50, p99 in result.values())
                 lines.append(f"| {label} | {concurrency} | {cells} |")
     lines += ["", "| forwarder alone | " + " | ".join(names) + " |", "|---|" + "---|" * len(names)]
