@@ -22,7 +22,7 @@ class Ledger:
     def __init__(self, concluded: Callable[[Delivery], None]) -> None:
         self._concluded = concluded
         self._groups: dict[str, deque[Delivery]] = {}
-        self._in_flight: set[Delivery] = set()
+        self._in_flight: dict[Delivery, None] = {}  # in the order in which they came
         self._draining = False
         self.counts: Counter[State] = Counter()
 
@@ -40,7 +40,7 @@ class Ledger:
         """Take the messages of one receive, in its order."""
         work: Work = {}
         for delivery in deliveries:
-            self._in_flight.add(delivery)
+            self._in_flight[delivery] = None
             group = delivery.group_id
             if self._draining:
                 self._feed(delivery, Event.HELD, now, work)
@@ -57,7 +57,7 @@ class Ledger:
         """Take messages only to release them at once: working on anything is not allowed now."""
         work: Work = {}
         for delivery in deliveries:
-            self._in_flight.add(delivery)
+            self._in_flight[delivery] = None
             self._feed(delivery, Event.HELD, now, work)
         return work
 
@@ -106,7 +106,7 @@ class Ledger:
             self._conclude(delivery, now, work)
 
     def _conclude(self, delivery: Delivery, now: float, work: Work) -> None:
-        self._in_flight.remove(delivery)
+        del self._in_flight[delivery]
         self.counts[delivery.life.state] += 1
         self._concluded(delivery)
         group = delivery.group_id

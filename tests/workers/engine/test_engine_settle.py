@@ -151,11 +151,12 @@ async def test_reply_goes_where_the_job_says_if_allowed(rig: "Rig") -> None:
     rig.put("s-1")
     rig.put("s-2", reply_to=f"{base}/team-a")
     rig.put("s-3", reply_to=f"{base}/other")
-    async with rig.running(reply_to_allow=[f"{base}/team-*"]):
+    async with rig.running(reply_to_allow=[f"{base}/team-*"]) as engine:
         await rig.until_empty()
     assert rig.answered() == ["s-1"]
     assert rig.answered(f"{base}/team-a") == ["s-2"]
     assert rig.errors() == {"s-3": "bad_request"}
+    assert engine._settlement._senders == {}, "nothing is kept of queues that are not in use"
 
 
 async def test_trace_header_is_carried_to_reply_and_copy(rig: "Rig", failure: Failure) -> None:

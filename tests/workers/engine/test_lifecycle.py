@@ -137,6 +137,16 @@ class QueueWorld(RuleBasedStateMachine):
                 self._happen(action, delivery, message)
         self._take(self.ledger.feed([(delivery, event)], self.now))
 
+    @precondition(lambda self: self.todo)
+    @rule()
+    def carry_out_all(self) -> None:
+        """Perform whatever there is, successfully, until nothing is left to do."""
+        while self.todo:
+            action, delivery = self.todo.pop(0)
+            self._happen(action, delivery, self.source[delivery])
+            event = Event.ANSWERED if action is Action.WORK else Event.DONE
+            self._take(self.ledger.feed([(delivery, event)], self.now))
+
     def _happen(self, action: Action, delivery: Delivery, message: Message) -> None:
         is_ours = message.holder is delivery
         if action is Action.REPLY:
@@ -154,7 +164,8 @@ class QueueWorld(RuleBasedStateMachine):
 
     @rule()
     def look_for_heartbeats(self) -> None:
-        """Begin the heartbeats that are due."""
+        """Let the interval pass, and begin the heartbeats that are due."""
+        self.now += self.policy.beat_interval_s
         for delivery, timeout_s in self.ledger.beats(self.now):
             assert 0 < timeout_s <= self.policy.visibility_timeout_s
             assert delivery not in self.settlements, "a heartbeat after the settlement began"
@@ -302,3 +313,48 @@ def test_settlement_waits_for_the_heartbeat_and_not_past_the_deadline() -> None:
         assert life.is_held
         assert life.beat_ended(event, 15.0, 60, ended_at) is expected
         assert life.is_over == (expected is None)
+
+
+def test_settlement_held_for_a_lost_heartbeat_is_concluded() -> None:
+    """A heartbeat that ends as lost while a delete waits for it leaves nothing in flight, and no action."""
+    concluded: list[Delivery] = []
+    ledger = Ledger(concluded.append)
+    delivery = _delivery(Message(1, None, receive_count=1), POLICY, 0.0)
+    ledger.admit([delivery], 0.0)
+    assert ledger.beats(15.0) == [(delivery, 60)]
+    ledger.feed([(delivery, Event.ANSWERED)], 16.0)
+    assert ledger.feed([(delivery, Event.DONE)], 17.0) == {}
+    assert ledger.beat_ended([(delivery, 60, Event.UNDONE)], 15.0, 18.0) == {}
+    assert (concluded, ledger.in_flight) == ([delivery], 0)
+
+
+def test_job_whose_turn_comes_too_late_is_lost() -> None:
+    """A message that waited in its group past its deadline is not begun."""
+    concluded: list[Delivery] = []
+    ledger = Ledger(concluded.append)
+    first, second = (_delivery(Message(n, "a", receive_count=1), POLICY, 0.0) for n in (1, 2))
+    second.job = None
+    ledger.admit([first, second], 0.0)
+    for event in (Event.ANSWERED, Event.DONE):
+        ledger.feed([(first, event)], 1.0)
+    assert ledger.feed([(first, Event.DONE)], 70.0) == {}
+    assert ledger.counts == {State.DELETED: 1, State.LOST: 1}
+
+
+def test_heartbeat_after_the_deadline_is_not_sent() -> None:
+    """A heartbeat that comes too late, for a worker that hung, asks for nothing: the message may be somebody else's."""
+    life = _life()
+    life.on(Event.TURN, 0.0)
+    assert life.beat(58.0) is None
+    assert life.state is State.LOST
+    assert life.on(Event.ANSWERED, 59.0) is None
+
+
+def test_result_of_a_heartbeat_for_a_lost_message_is_ignored() -> None:
+    """A message lost while its heartbeat was on its way stays lost."""
+    life = _life()
+    life.on(Event.TURN, 0.0)
+    assert life.beat(15.0) == 60
+    assert life.on(Event.ANSWERED, 59.0) is None
+    assert life.beat_ended(Event.DONE, 15.0, 60, 60.0) is None
+    assert life.state is State.LOST
