@@ -20,7 +20,7 @@ class KmsFaults:
 
     refuse_code: str = "KMSInternalException"
     drop_rate: float = 0.0
-    """Not answered: the connection is reset."""
+    """Done, but not answered: the connection is reset."""
 
     seed: int = 0
 
