@@ -1,0 +1,280 @@
+"""The command `nitro-signer`: mistakes are one line, and a worker process does a job from queue to reply."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from aiobotocore.session import get_session
+from typer.testing import CliRunner
+
+from config.fields import FIELDS
+from local.ministack import run_ministack
+from local.resources import QueueUrls, make_queues, make_tables
+from protocol.address import UnixAddress
+from protocol.messages import Role
+from protocol.version import VERSION
+from tests.workers.parent.scripted import KMS_KEY_ARN, LONG_S, BirthOffice, ScriptedProcess, serving, until
+from workers.cli import app
+from workers.cli.replies import _line
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Sequence
+
+ROOT = Path(__file__).resolve().parents[3]
+MINISTACK_PYTHON = ROOT / ".venv-ministack" / "bin" / "python"
+QUEUES = "https://sqs.eu-central-1.amazonaws.com/111122223333"
+CONFIG = f"""
+region = "eu-central-1"
+[sign]
+enclaves = ["unix:///run/signer.sock"]
+[sign.engine]
+queue_url = "{QUEUES}/sign"
+reply_queue_url = "{QUEUES}/reply"
+"""
+CREDENTIALS = {"AWS_ACCESS_KEY_ID": "local", "AWS_SECRET_ACCESS_KEY": "local"}
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> str:
+    """A good file for a machine that only signs."""
+    path = tmp_path / "worker.toml"
+    path.write_text(CONFIG)
+    return str(path)
+
+
+def run(*arguments: str) -> tuple[int, str, str]:
+    """Run a command; return exit code, standard output and standard error."""
+    result = CliRunner().invoke(app, list(arguments), prog_name="nitro-signer")
+    return result.exit_code, result.stdout, result.stderr
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        [], ["worker"], ["worker", "generate"], ["worker", "sign"], ["enqueue"], ["enqueue", "generate"],
+        ["enqueue", "sign"], ["replies"], ["config"], ["config", "check"], ["vsock-proxy"], ["attestation"],
+    ],
+)  # fmt: skip
+def test_every_command_has_help(command: list[str]) -> None:
+    """Help is there on every level."""
+    code, output, _ = run(*command, "--help")
+    assert code == 0
+    assert "Usage: nitro-signer" in output
+
+
+@pytest.mark.parametrize("command", [["worker", "sign"], ["enqueue", "sign"], ["replies"], ["config", "check"]])
+def test_help_has_an_example(command: list[str]) -> None:
+    """The commands of the first screen show how they are used."""
+    assert "Example: nitro-signer" in run(*command, "--help")[1]
+
+
+async def test_help_loads_no_sdk() -> None:
+    """Asking what there is must not take the time of loading an AWS SDK."""
+    code = "import sys, workers.cli; sys.exit('aiobotocore' in sys.modules or 'botocore.session' in sys.modules)"
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", code, cwd=ROOT)
+    assert await process.wait() == 0
+
+
+def test_version() -> None:
+    """As `hello` says it."""
+    assert run("--version") == (0, f"{VERSION}\n", "")
+
+
+def test_config_check(config: str) -> None:
+    """A good file is ok; a wrong one is one line that names the key, and exit code 2."""
+    assert run("config", "check", config) == (0, f"ok: {config}: sign in eu-central-1\n", "")
+    Path(config).write_text(CONFIG + "slot = 3\n")
+    assert run("config", "check", config) == (2, "", f"config: {config}: sign.engine.slot: unknown field\n")
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["worker", "generate"], "worker: {config}: generate: table is missing"),
+        (["enqueue", "generate", "u1"], "enqueue: {config}: generate: table is missing"),
+        (["enqueue", "sign", "no spaces", "x"], "enqueue: sign.userid: String should match"),
+        (["enqueue", "sign", "u1", "xyz", "--encoding", "hex"], "enqueue: sign: message: not hexadecimal"),
+        (["enqueue", "sign", "u1", "x", "--digest", "none"], "with digest none the message is the 32-byte digest"),
+        (["enqueue", "sign", "u1", "x", "--scheme", "schnorr", "--format", "der"], "schnorr has the compact format"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_code_2(config: str, command: Sequence[str], message: str) -> None:
+    """What a user got wrong is said without a traceback, before anything is sent."""
+    code, output, error = run(*command, "--config", config)
+    assert (code, output) == (2, "")
+    assert message.format(config=config) in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", [["enqueue", "sign", "u1", "x"], ["replies", "--timeout", "0"]])
+def test_aws_that_refuses_is_one_line(config: str, command: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody at the endpoint: one line, exit code 2."""
+    for name, value in {**CREDENTIALS, "AWS_ENDPOINT_URL": "http://127.0.0.1:1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    code, output, error = run(*command, "--config", config)
+    assert (code, output) == (2, "")
+    assert "Could not connect" in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("body", "line"),
+    [
+        ("\x1b[2J", '{"not_a_reply": "\\u001b[2J"}'),
+        ('{"type": "sign"}', '{"not_a_reply": "{\\"type\\": \\"sign\\"}"}'),
+        (
+            '{"type":"sign","job_id":"s\\u001b","status":"ok","userid":"u1","signature":"00","publickey":"01","verified":true}',
+            "s\\x1b  sign  u1  verified 00",
+        ),
+        (
+            '{"type":"sign","job_id":"s","status":"error","userid":"u","error":{"code":"frozen","message":"x","retryable":false}}',
+            "s  sign  u  frozen: x",
+        ),
+    ],
+)
+def test_a_reply_cannot_write_to_the_terminal(body: str, line: str) -> None:
+    """Whoever may send to the reply queue controls the body, and not the terminal of who reads it."""
+    assert _line(body, as_json=False) == line
+
+
+# A worker process, from queue to reply
+
+
+class Stack:
+    """MiniStack with queues and tables, two scripted enclaves, and a configuration for both workers."""
+
+    def __init__(self, folder: Path, queues: QueueUrls, endpoint_url: str) -> None:
+        self.queues = queues
+        self.generator = UnixAddress(str(folder / "g"))
+        self.signer = UnixAddress(str(folder / "s"))
+        self.config = folder / "worker.toml"
+        self.environ = {**os.environ, **CREDENTIALS, "AWS_ENDPOINT_URL": endpoint_url}
+        roles = (("generate", self.generator, queues.generate), ("sign", self.signer, queues.sign))
+        tables = [
+            f'[{name}]\nenclaves = ["{enclave}"]\n[{name}.engine]\nqueue_url = "{queue}"\n'
+            f'reply_queue_url = "{queues.reply}"\nwait_time_s = 1\ndrain_deadline_s = 10\n'
+            for name, enclave, queue in roles
+        ]
+        self.config.write_text(f'region = "us-east-1"\nkms_key_arn = "{KMS_KEY_ARN}"\n' + "".join(tables))
+
+    async def command(self, *arguments: str) -> str:
+        """Run a command and return what it prints; it must succeed."""
+        process = await self.start(*arguments)
+        output, error = await process.communicate()
+        assert process.returncode == 0, error.decode()
+        return output.decode()
+
+    async def start(self, *arguments: str) -> asyncio.subprocess.Process:
+        """Start a command."""
+        return await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "workers", *arguments, "--config", str(self.config),
+            env=self.environ, cwd=ROOT, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+
+
+@pytest.fixture
+async def stack(tmp_path: Path) -> AsyncGenerator[Stack, None]:
+    """A stack; its enclaves and workers are started by the test."""
+    if not MINISTACK_PYTHON.exists():
+        pytest.skip("no .venv-ministack: run `make setup`")
+    session = get_session()
+    session.set_credentials("local", "local")
+    async with run_ministack(MINISTACK_PYTHON, tmp_path / "state", log=tmp_path / "log") as ministack:
+        url = ministack.endpoint_url
+        async with (
+            session.create_client("sqs", region_name="us-east-1", endpoint_url=url) as sqs,
+            session.create_client("dynamodb", region_name="us-east-1", endpoint_url=url) as db,
+        ):
+            await make_tables(db)
+            queues = await make_queues(sqs)
+        yield Stack(tmp_path, queues, url)
+
+
+async def stopped(worker: asyncio.subprocess.Process, number: int = signal.SIGTERM) -> list[dict[str, Any]]:
+    """Send a signal, wait for the end, and return the log lines; the exit code must be 0."""
+    worker.send_signal(number)
+    async with asyncio.timeout(LONG_S):
+        output, error = await worker.communicate()
+    assert (worker.returncode, error) == (0, b"")
+    return [json.loads(line) for line in output.splitlines()]
+
+
+async def test_a_worker_process_does_jobs_from_queue_to_reply(stack: Stack) -> None:
+    """Enqueue, work, reply, drain: with the commands that people use, and logs of listed fields only."""
+    generator = ScriptedProcess(role=Role.GENERATOR, office=BirthOffice())
+    signer = ScriptedProcess()
+    async with serving(stack.generator, generator), serving(stack.signer, signer):
+        workers = [await stack.start("worker", role) for role in ("generate", "sign")]
+        sent = json.loads(await stack.command("enqueue", "generate", "u1", "--job-id", "g-1"))
+        assert (sent["job_id"], sent["queue_url"]) == ("g-1", stack.queues.generate)
+        (line,) = (await stack.command("replies", "--count", "1", "--json")).splitlines()
+        reply = json.loads(line)
+        assert (reply["job_id"], reply["status"], reply["created"]) == ("g-1", "ok", True)
+        sent = json.loads(await stack.command("enqueue", "sign", "u1", "Hello World", "--format", "der"))
+        (line,) = (await stack.command("replies", "--count", "1", "--json")).splitlines()
+        signed = json.loads(line)
+        assert (signed["job_id"], signed["verified"]) == (sent["message_id"], True)
+        assert signed["publickey"] == reply["publickey"]
+        logs = [await stopped(worker) for worker in workers]
+    assert [log[-1]["event"] for log in logs] == ["worker_ended", "worker_ended"]
+    assert [log[0]["role"] for log in logs] == ["generate-worker", "sign-worker"]
+    assert [entry["digest"] for entry in logs[1] if entry["event"] == "signature_made"] == [
+        "a591a6d40bf420404a011733cfb7b190d62c65bf0bcda32b57b277d9ad9f146e"
+    ]
+    for entry in (*logs[0], *logs[1]):
+        assert entry.keys() <= FIELDS.keys()
+        assert "dropped_fields" not in entry
+
+
+async def test_a_worker_without_an_enclave_waits_and_drains(stack: Stack) -> None:
+    """Jobs stay on the queue while no enclave is up, and the worker still ends in order."""
+    await stack.command("enqueue", "sign", "u1", "Hello World")
+    worker = await stack.start("worker", "sign")
+    assert worker.stdout is not None
+    async with asyncio.timeout(LONG_S):
+        while b"enclave_unreachable" not in await worker.stdout.readline():
+            pass
+    logs = await stopped(worker)
+    assert not [line for line in logs if line["event"] == "job_failed"]
+
+
+async def test_a_second_signal_stops(stack: Stack) -> None:
+    """A job that hangs in the enclave is released at the second signal, and the worker ends before its deadline."""
+    process = ScriptedProcess(role=Role.GENERATOR, hold=asyncio.Event())
+    async with serving(stack.generator, process):
+        worker = await stack.start("worker", "generate")
+        await stack.command("enqueue", "generate", "u1")
+        await until(lambda: process.batches)
+        worker.send_signal(signal.SIGTERM)
+        assert worker.stdout is not None
+        async with asyncio.timeout(LONG_S):
+            while b"drain_started" not in await worker.stdout.readline():
+                pass
+        await stopped(worker, signal.SIGINT)
+
+
+async def test_replies_that_do_not_come_are_exit_code_1(stack: Stack) -> None:
+    """A script can tell whether all replies came."""
+    process = await stack.start("replies", "--count", "1", "--timeout", "0")
+    _, error = await process.communicate()
+    assert (process.returncode, error) == (1, b"replies: 0 of 1 came\n")
+
+
+async def test_a_worker_that_cannot_work_is_exit_code_2(stack: Stack) -> None:
+    """A bad configuration ends the process before it opens anything."""
+    stack.config.write_text(stack.config.read_text() + "\n[unknown]\n")
+    worker = await stack.start("worker", "sign")
+    output, error = await worker.communicate()
+    assert (worker.returncode, output) == (2, b"")
+    assert error.decode() == f"worker: {stack.config}: unknown: unknown field\n"
+    with contextlib.suppress(ProcessLookupError):
+        worker.kill()
