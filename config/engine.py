@@ -120,6 +120,11 @@ class EngineSettings(StrictModel):
         """Size of the HTTP connection pool that never makes a poll wait for a reply, or a reply for a poll."""
         return self.pollers + 4 + min(60, 2 * -(-self.slots // SQS_BATCH_ENTRIES))
 
+    @property
+    def read_timeout_s(self) -> float:
+        """How long the HTTP client may wait for bytes: longer than any call is given, a long poll above all."""
+        return self.wait_time_s + self.call_timeout_s + 1
+
     def allows_reply_to(self, url: str) -> bool:
         """Whether a job may have its reply sent to this queue."""
         return url == self.reply_queue_url or any(_matches(pattern, url) for pattern in self.reply_to_allow)

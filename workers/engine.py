@@ -6,7 +6,7 @@ feeds back what came of them.
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -93,6 +93,13 @@ class Engine:
             clock=clock,
             uniform=uniform,
         )
+        self._carry_out: dict[Action, Callable[[Sequence[Delivery]], Awaitable[Sequence[Event]]]] = {
+            Action.WORK: self._work,
+            Action.REPLY: self._settlement.reply,
+            Action.COPY: self._settlement.copy,
+            Action.DELETE: self._settlement.delete,
+            Action.RELEASE: self._settlement.release,
+        }
         self._handling = Interrupts()
         self._empty = asyncio.Event()
         self._answered = 0
@@ -148,13 +155,13 @@ class Engine:
 
     def _arrived(self, deliveries: Sequence[Delivery]) -> None:
         now = self._clock()
+        if not self._gate.is_open:
+            self._perform(self._ledger.give_back(deliveries, now))
+            return
         for delivery in deliveries:
             if delivery.error is not None:
                 self._count_failure(delivery, delivery.error)
-        if self._gate.is_open:
-            self._perform(self._ledger.admit(deliveries, now))
-        else:
-            self._perform(self._ledger.give_back(deliveries, now))
+        self._perform(self._ledger.admit(deliveries, now))
 
     def _concluded(self, delivery: Delivery) -> None:
         self._slots.give_back(1)
@@ -186,17 +193,7 @@ class Engine:
             await asyncio.sleep(
                 self._uniform() * full_jitter_ceiling(self._settings.call_backoff_ms / 1000, cap_s, tries)
             )
-        match action:
-            case Action.WORK:
-                return await self._work(deliveries)
-            case Action.REPLY:
-                return await self._settlement.reply(deliveries)
-            case Action.COPY:
-                return await self._settlement.copy(deliveries)
-            case Action.DELETE:
-                return await self._settlement.delete(deliveries)
-            case Action.RELEASE:
-                return await self._settlement.release(deliveries)
+        return await self._carry_out[action](deliveries)
 
     async def _work(self, deliveries: Sequence[Delivery]) -> Sequence[Event]:
         jobs = [delivery.job for delivery in deliveries if delivery.job is not None]

@@ -16,6 +16,7 @@ def test_defaults_agree() -> None:
     settings = EngineSettings.model_validate(URLS)
     assert settings.beat_interval_s == pytest.approx(58 / 3)
     assert settings.connections == 2 + 4 + 20
+    assert settings.read_timeout_s > settings.wait_time_s + settings.call_timeout_s
     assert EngineSettings.model_validate({**URLS, "heartbeat_interval_s": 20.0}).beat_interval_s == 20
 
 
