@@ -42,7 +42,7 @@ def prove(
         Path | None,
         typer.Option(metavar="FILE", help="A file that does not exist, one key a line. Default: standard output."),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="With --all: go on with an interrupted FILE.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="With --all: go on with FILE if it exists.")] = False,
     config: ConfigOption,
 ) -> None:
     """Export the birth certificate of a key, or of all keys, to be verified by anybody with `key verify`.
@@ -164,11 +164,11 @@ def _output(path: Path | None, *, resume: bool) -> Generator[tuple[BinaryIO, str
         yield sys.stdout.buffer, None
         sys.stdout.buffer.flush()
         return
-    with path.open("r+b" if resume else "xb") as file:
+    with path.open("r+b" if resume and path.exists() else "x+b") as file:
         try:
             yield file, take_up(file) if resume else None
         except BaseException:
-            if not resume and not file.tell():
+            if not path.stat().st_size:
                 path.unlink()
             raise
 

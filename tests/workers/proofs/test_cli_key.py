@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pytest
@@ -12,11 +13,13 @@ from typer.testing import CliRunner
 
 import workers.aws
 from protocol.keyproof import KeyProof
+from workers.cli import key as key_cli
 from workers.cli.key import app
+from workers.proof_check import Verdict, judge_all
 from workers.proof_export import take_up
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable
+    from collections.abc import AsyncGenerator, Callable, Iterator
     from pathlib import Path
 
     from protocol.birth import BirthCertificate
@@ -254,8 +257,8 @@ def test_a_file_is_never_overwritten(tables: Tables, make_birth: MakeBirth, tmp_
     out.write_bytes(b"something else\n")
     assert run("prove", "u001", "--out", str(out))[0] == 2
     assert run("prove", "--all", "--out", str(out), "--resume")[0] == 2
-    assert run("prove", "--all", "--out", str(tmp_path / "missing"), "--resume")[0] == 2
     assert out.read_bytes() == b"something else\n"
+    assert run("prove", "--all", "--out", str(tmp_path / "nothing yet"), "--resume")[0] == 0
 
 
 def test_a_file_of_one_endless_line_is_no_export(tmp_path: Path) -> None:
@@ -312,6 +315,29 @@ def test_an_unreachable_table_is_exit_2(tables: Tables, make_birth: MakeBirth, t
     assert run("prove", "u001", "--out", str(tmp_path / "u001.json"))[0] == 2
     tables.fails = True
     assert run("prove", "--all", "--out", str(tmp_path / "keys.jsonl"))[0] == 2
+
+
+def test_an_interruption_says_how_to_go_on(
+    tables: Tables, make_proof: MakeProof, trusted: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C ends with 130, and with the option that takes the work up again."""
+    del tables
+    file = tmp_path / "keys.jsonl"
+    file.write_bytes(make_proof("u001").to_line() * 3)
+
+    def judge_two(*arguments: Any, **options: Any) -> Iterator[Verdict]:
+        yield from islice(judge_all(*arguments, **options), 2)
+        raise KeyboardInterrupt
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(key_cli, "judge_all", judge_two)
+    assert run("verify", str(file), *trusted) == (130, "", "stopped; continue with --start-line 3\n")
+    monkeypatch.setattr(key_cli, "_export", interrupted)
+    out = str(tmp_path / "all.jsonl")
+    assert run("prove", "--all", "--out", out) == (130, "", "stopped; continue with --resume\n")
+    assert run("prove", "u001", "--out", out) == (130, "", "stopped\n")
 
 
 @pytest.mark.parametrize(
