@@ -5,6 +5,7 @@ One retry owner: botocore makes one attempt, tenacity tries again within the dea
 
 import contextlib
 import os
+import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from typing import Any, Final
 
@@ -182,7 +183,12 @@ def _of_length(plaintext: bytearray, length: int) -> bytearray:
 async def open_kms(
     config: EnclaveConfig, credentials: CredentialStore, recipients: RecipientSource
 ) -> AsyncGenerator[KmsClient, None]:
-    """Make the client of one server process. Nothing outside `config` says where KMS is or who may speak for it."""
+    """Make the client of one server process. Nothing outside `config` says where KMS is or who may speak for it.
+
+    Raises:
+        OSError: the certificate authorities cannot be read (`ssl.SSLError` is one).
+    """
+    ssl.create_default_context(cadata=config.kms_ca_pem)  # aiobotocore reads them at the first call only: too late
     session = get_session()
     for unread_file in ("config_file", "credentials_file"):
         session.set_config_variable(unread_file, os.devnull)

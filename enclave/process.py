@@ -97,7 +97,7 @@ async def _work(parts: ProcessParts, service: EnclaveService, nsm: Nsm) -> None:
     async with contextlib.AsyncExitStack() as stack:
         try:
             kms = await stack.enter_async_context(open_kms(config, service.credentials, recipients))
-        except (OSError, ValueError) as error:
+        except OSError as error:
             raise StartCheckError(NotReadyReason.BAD_CONFIG, "the KMS client cannot be made") from error
         cache = KeyCache(config.key_cache, time.monotonic)
         seeds = KmsSeeds(kms)
