@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, TypeVar, cast
 
-from protocol.errors import ErrorCode, SignerError
+from protocol.errors import SignerError
 from protocol.messages import (
     EnclaveFacts,
+    ErrorBody,
     Generate,
     GeneratedKey,
     GenerateItem,
@@ -50,7 +51,7 @@ class Operation(Generic[ItemT, ValueT]):
     """Bytes of an item, or of its answer if that is longer; an upper bound."""
     request: Callable[[Sequence[ItemT]], Request]
     read: Callable[[Result], Sequence[ValueT | SignerError]]
-    """May raise `SignerError` (`internal`) for an answer of another kind."""
+    """Of the result that belongs to the request: the session has checked its kind."""
 
 
 def _sign_item_bytes(item: SignItem) -> int:
@@ -70,29 +71,16 @@ def _generate_item_bytes(_: GenerateItem) -> int:
 
 
 def _read_signatures(result: Result) -> Sequence[bytes | SignerError]:
-    if not isinstance(result, SignResult):
-        raise SignerError(ErrorCode.INTERNAL)
-    return [
-        item.signature
-        if item.signature is not None
-        else item.error.to_error()
-        if item.error is not None
-        else SignerError(ErrorCode.INTERNAL)
-        for item in result.results
-    ]
+    return [_one_of(item.signature, item.error) for item in cast("SignResult", result).results]
 
 
 def _read_keys(result: Result) -> Sequence[GeneratedKey | SignerError]:
-    if not isinstance(result, GenerateResult):
-        raise SignerError(ErrorCode.INTERNAL)
-    return [
-        item.key
-        if item.key is not None
-        else item.error.to_error()
-        if item.error is not None
-        else SignerError(ErrorCode.INTERNAL)
-        for item in result.results
-    ]
+    return [_one_of(item.key, item.error) for item in cast("GenerateResult", result).results]
+
+
+def _one_of(value: ValueT | None, error: ErrorBody | None) -> ValueT | SignerError:
+    """Return what is there; the model has checked that it is exactly one of both."""
+    return value if value is not None else cast("ErrorBody", error).to_error()
 
 
 SIGN: Final[Operation[SignItem, bytes]] = Operation(

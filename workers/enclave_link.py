@@ -7,7 +7,7 @@ the one before.
 import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
-from typing import Final, Generic
+from typing import Final, Generic, cast
 
 import structlog
 
@@ -92,7 +92,7 @@ class EnclaveLink(Generic[ItemT, ValueT]):
     async def submit(self, items: Sequence[ItemT]) -> list[FromEnclave[ValueT] | SignerError]:
         """Have items done, in frames shared with other callers; return a result for each."""
         batches = self._batches
-        if batches is None or not self.is_ready:
+        if batches is None:
             return [SignerError(ErrorCode.ENCLAVE_UNAVAILABLE)] * len(items)
         self.in_flight += len(items)
         try:
@@ -192,14 +192,13 @@ class EnclaveLink(Generic[ItemT, ValueT]):
 
     async def _check(self, channel: Channel) -> None:
         try:
-            status = await channel.call(Status(), timeout_s=self._settings.connect_timeout_s)
+            status = cast("StatusResult", await channel.call(Status(), timeout_s=self._settings.connect_timeout_s))
         except SignerError as error:
             if error.code is ErrorCode.OVERLOADED:
                 return  # it is busy, not ill
             raise
-        if isinstance(status, StatusResult):
-            self._failures = 0
-            self._set_ready(is_ready=status.ready, reason=status.reason)
+        self._failures = 0
+        self._set_ready(is_ready=status.ready, reason=status.reason)
 
     def _set_ready(self, *, is_ready: bool, reason: NotReadyReason | None) -> None:
         if is_ready != self._is_ready or reason is not self._reason:

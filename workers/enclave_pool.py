@@ -44,14 +44,14 @@ class Enclave(Generic[ItemT, ValueT]):
         """The processes that take items now."""
         return [link for link in self.links if link.is_ready]
 
-    def link_of(self, userid: str) -> EnclaveLink[ItemT, ValueT] | None:
-        """Return the process for a user id: always the same, or a stand-in while that one is down; None if all are."""
+    def link_of(self, userid: str) -> EnclaveLink[ItemT, ValueT]:
+        """Return the process for a user id: always the same, or another one while that is down. One must be ready."""
         place = zlib.crc32(userid.encode())  # spreads evenly; nothing depends on who can foresee it
         own = self.links[place % len(self.links)]
         if own.is_ready:
             return own
         ready = self.ready
-        return ready[place % len(ready)] if ready else None
+        return ready[place % len(ready)]
 
     def close(self) -> None:
         """End all connections."""
@@ -116,14 +116,12 @@ class EnclavePool(Generic[ItemT, ValueT]):
         return results
 
     def _route(self, items: Sequence[ItemT]) -> dict[EnclaveLink[ItemT, ValueT], list[int]]:
-        """Return for each process the places of its items; none for items that nobody takes."""
+        """Return for each process the places of its items; nothing when no enclave is up."""
         routes: dict[EnclaveLink[ItemT, ValueT], list[int]] = {}
         enclave = self._least_loaded()
         if enclave is not None:
             for place, item in enumerate(items):
-                link = enclave.link_of(item.userid)
-                if link is not None:
-                    routes.setdefault(link, []).append(place)
+                routes.setdefault(enclave.link_of(item.userid), []).append(place)
         return routes
 
     def _least_loaded(self) -> Enclave[ItemT, ValueT] | None:

@@ -117,6 +117,23 @@ def test_the_own_line_that_met_an_exception_is_told(stream: io.StringIO, how: st
     assert SECRET not in stream.getvalue()
 
 
+def test_the_innermost_own_line_counts_not_that_of_a_library(stream: io.StringIO) -> None:
+    """Where a library raised, our line that called it is told."""
+    try:
+        json.loads("{")
+    except ValueError as error:
+        structlog.get_logger().error("job_failed", exc_info=error)
+    assert lines(stream)[0]["error_place"].startswith("tests/config/test_logging.py:")
+
+
+def test_a_group_of_exceptions_shows_its_first(stream: io.StringIO) -> None:
+    """What a TaskGroup wraps is unwrapped: the group's own class says nothing."""
+    group = ExceptionGroup(SECRET, [ExceptionGroup("inner", [SignerError(ErrorCode.KMS_DENIED)]), ValueError(SECRET)])
+    structlog.get_logger().error("job_failed", exc_info=group)
+    (line,) = lines(stream)
+    assert (line["error_type"], line["code"]) == ("SignerError", "kms_denied")
+
+
 def test_libraries_report_without_their_text(stream: io.StringIO) -> None:
     """A library's warning names the library and the exception class; its text stays out, its debug lines too."""
     logger = logging.getLogger("botocore.auth")

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import sys
 import time
 from typing import TYPE_CHECKING, Annotated, Final
@@ -47,23 +48,19 @@ def replies(
 
 async def _take(sqs: "SQSClient", queue_urls: list[str], *, count: int | None, timeout_s: float, as_json: bool) -> int:
     taken = 0
-    last = time.monotonic()
+    give_up_at = time.monotonic() + timeout_s
     while count is None or taken < count:
-        left_s = last + timeout_s - time.monotonic()
+        left_s = give_up_at - time.monotonic()
+        got = 0
         for queue_url in queue_urls:
-            got = await _take_once(
-                sqs,
-                queue_url,
-                at_most=_MAX_MESSAGES if count is None else min(_MAX_MESSAGES, count - taken),
-                wait_s=max(0, min(_MAX_WAIT_S, int(left_s))) if len(queue_urls) == 1 else 1,
-                as_json=as_json,
-            )
-            if got:
-                taken += got
-                last = time.monotonic()
-            if taken == count:
-                break
-        if left_s <= 0 and last + timeout_s <= time.monotonic():
+            wanted = _MAX_MESSAGES if count is None else min(_MAX_MESSAGES, count - taken - got)
+            if wanted:
+                wait_s = max(0, min(_MAX_WAIT_S if len(queue_urls) == 1 else 1, math.ceil(left_s)))
+                got += await _take_once(sqs, queue_url, at_most=wanted, wait_s=wait_s, as_json=as_json)
+        taken += got
+        if got:
+            give_up_at = time.monotonic() + timeout_s
+        elif left_s <= 0:
             break
     return taken
 

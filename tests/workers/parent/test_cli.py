@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,14 +17,19 @@ from aiobotocore.session import get_session
 from typer.testing import CliRunner
 
 from config.fields import FIELDS
+from config.worker import load_worker_settings
 from local.ministack import run_ministack
 from local.resources import QueueUrls, make_queues, make_tables
 from protocol.address import UnixAddress
+from protocol.clock import system_clock
+from protocol.jobs import GenerateReply
 from protocol.messages import Role
 from protocol.version import VERSION
 from tests.workers.parent.scripted import KMS_KEY_ARN, LONG_S, BirthOffice, ScriptedProcess, serving, until
 from workers.cli import app
 from workers.cli.replies import _line
+from workers.program import Surroundings, run_worker
+from workers.sdnotify import Notifier
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
@@ -166,6 +172,20 @@ class Stack:
         ]
         self.config.write_text(f'region = "us-east-1"\nkms_key_arn = "{KMS_KEY_ARN}"\n' + "".join(tables))
 
+    def put_into_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Let AWS clients of this process find the stack."""
+        for name in (*CREDENTIALS, "AWS_ENDPOINT_URL"):
+            monkeypatch.setenv(name, self.environ[name])
+
+    @contextlib.asynccontextmanager
+    async def sqs(self) -> AsyncGenerator[Any, None]:
+        """Open a plain client."""
+        session = get_session()
+        session.set_credentials("local", "local")
+        url = self.environ["AWS_ENDPOINT_URL"]
+        async with session.create_client("sqs", region_name="us-east-1", endpoint_url=url) as client:
+            yield client
+
     async def command(self, *arguments: str) -> str:
         """Run a command and return what it prints; it must succeed."""
         process = await self.start(*arguments)
@@ -233,6 +253,68 @@ async def test_a_worker_process_does_jobs_from_queue_to_reply(stack: Stack) -> N
     for entry in (*logs[0], *logs[1]):
         assert entry.keys() <= FIELDS.keys()
         assert "dropped_fields" not in entry
+
+
+async def test_a_worker_tells_systemd_how_it_goes(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Ready once an enclave is, stopping when a drain begins; and it says whether every message was settled."""
+    stack.put_into_environment(monkeypatch)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "n"))
+        systemd.settimeout(LONG_S)
+        surroundings = Surroundings(
+            clock=system_clock, uniform=lambda: 0.1, notifier=Notifier(socket_path=str(tmp_path / "n"))
+        )
+        async with asyncio.TaskGroup() as group:
+            working = group.create_task(run_worker("sign", load_worker_settings(stack.config), surroundings))
+            assert await asyncio.to_thread(systemd.recv, 99) == b"STATUS=waiting for an enclave"
+            async with serving(stack.signer, ScriptedProcess()):
+                assert await asyncio.to_thread(systemd.recv, 99) == b"STATUS=working"
+                assert await asyncio.to_thread(systemd.recv, 99) == b"READY=1"
+                os.kill(os.getpid(), signal.SIGTERM)
+                assert await asyncio.to_thread(systemd.recv, 99) == b"STOPPING=1"
+        assert working.result()
+
+
+async def test_replies_are_taken_once_and_all_kinds_are_shown(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More than one receive brings is taken, printed and deleted; what is no reply is shown as that."""
+    stack.put_into_environment(monkeypatch)
+    made = GenerateReply(
+        job_id="g-1", userid="u1", publickey="00", publickey_compressed="00", ethereum_address="0x",
+        created=True, birth_certificate="00",
+    )  # fmt: skip
+    async with stack.sqs() as sqs:
+        for body in (made.model_dump_json(), *(["{}"] * 11)):
+            await sqs.send_message(QueueUrl=stack.queues.reply, MessageBody=body)
+    arguments = ("replies", "--config", str(stack.config), "--timeout", "0.5")
+    code, output, _ = await asyncio.to_thread(run, *arguments)
+    assert code == 0
+    assert max(output.splitlines()) == '{"not_a_reply": "{}"}'
+    assert "g-1  generate  u1  new key 00 0x" in output
+    assert len(output.splitlines()) == 12
+    assert await asyncio.to_thread(run, *arguments, "--count", "1") == (1, "", "replies: 0 of 1 came\n")
+
+
+async def test_a_job_for_a_fifo_queue_keeps_the_order_of_its_user(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a FIFO queue the user id is the message group, and a job id drops repetitions."""
+    stack.put_into_environment(monkeypatch)
+    async with stack.sqs() as sqs:
+        made = await sqs.create_queue(QueueName="sign.fifo", Attributes={"FifoQueue": "true"})
+        stack.config.write_text(stack.config.read_text().replace(stack.queues.sign, made["QueueUrl"]))
+        for _ in range(2):
+            code, _, _ = await asyncio.to_thread(
+                run, "enqueue", "sign", "u1", "x", "--job-id", "s-1", "--config", str(stack.config)
+            )
+            assert code == 0
+        answer = await sqs.receive_message(
+            QueueUrl=made["QueueUrl"], MaxNumberOfMessages=10, MessageSystemAttributeNames=["MessageGroupId"]
+        )
+    (message,) = answer["Messages"]
+    assert message["Attributes"]["MessageGroupId"] == "u1"
+    assert json.loads(message["Body"])["job_id"] == "s-1"
 
 
 async def test_a_worker_without_an_enclave_waits_and_drains(stack: Stack) -> None:

@@ -387,6 +387,26 @@ async def test_a_wrong_number_of_results_is_no_answer(address: UnixAddress) -> N
         await until(lambda: process.hellos == 2)
 
 
+async def test_an_unconnected_process_takes_nothing(address: UnixAddress) -> None:
+    """Between the choice of a process and its use the connection may end: the items fail, and nothing is sent."""
+    async with pool_of([address], SIGN) as pool:
+        assert codes(await pool.enclaves[0].links[0].submit([item("u1")])) == [ErrorCode.ENCLAVE_UNAVAILABLE]
+
+
+async def test_a_single_event_is_written_again(address: UnixAddress) -> None:
+    """An honest notice is one line for each event, and no word of losses."""
+    with capture_logs() as logs:
+        async with serving(address, ScriptedProcess()) as server, pool_of([address], SIGN) as pool:
+            await opened(pool)
+            event = {"event": "started", "level": "info", "time": 3}
+            await until(lambda: server.publish(Events(events=(event,), dropped=0)))
+            await until(lambda: any(log["event"] == "started" for log in logs))
+    (told,) = [log for log in logs if log.get("source") == "enclave"]
+    assert told == {
+        "event": "started", "log_level": "info", "source": "enclave", "address": str(address), "enclave_time": 3,
+    }  # fmt: skip
+
+
 async def test_events_are_written_again_without_what_an_enclave_may_not_say(address: UnixAddress) -> None:
     """Name, level, time and listed fields come over; job ids, roles, odd names and floods do not."""
     process = ScriptedProcess()
