@@ -82,6 +82,11 @@ class Layout:
         """The settings of both workers."""
         return self.state / "worker.toml"
 
+    @property
+    def facts(self) -> Path:
+        """The line that `up` printed, while the stack runs."""
+        return self.state / "stack.json"
+
     def log(self, name: str) -> Path:
         """What a child prints."""
         return self.state / "logs" / f"{name}.log"

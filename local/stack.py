@@ -11,7 +11,7 @@ import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 from aiobotocore.session import get_session
 
@@ -70,6 +70,27 @@ class StackFacts:
     def to_json(self) -> str:
         """Return one line."""
         return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, line: str) -> Self:
+        """Read what `to_json` wrote."""
+        return cls(**json.loads(line))
+
+    def to_environ(self) -> dict[str, str]:
+        """Return the variables with which any AWS client, and `nitro-signer`, talk to this stack."""
+        return {
+            "AWS_ENDPOINT_URL": self.endpoint_url,
+            "AWS_ENDPOINT_URL_KMS": self.kms_endpoint_url,
+            "AWS_CA_BUNDLE": self.kms_ca_bundle,
+            "AWS_REGION": self.region,
+            "AWS_DEFAULT_REGION": self.region,
+            "AWS_ACCESS_KEY_ID": "local",
+            "AWS_SECRET_ACCESS_KEY": "local",
+            "NITRO_SIGNER_CONFIG": self.worker_config,
+            "GENERATE_QUEUE_URL": self.generate_queue_url,
+            "SIGN_QUEUE_URL": self.sign_queue_url,
+            "REPLY_QUEUE_URL": self.reply_queue_url,
+        }
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import shlex
 import signal
 import sys
 import tempfile
@@ -13,8 +14,9 @@ import typer
 from rich.console import Console
 
 from local.demo import run_demo
+from local.layout import Layout
 from local.ministack import MiniStackError
-from local.stack import StackError, run_stack
+from local.stack import StackError, StackFacts, run_stack
 from local.story import StepFailedError, Story
 
 _INTERRUPTED: Final = 130
@@ -60,15 +62,43 @@ def demo(state: StateOption = None) -> None:
         _run(run_demo(folder, Story(Console())), code_when_stopped=_INTERRUPTED)
 
 
+@app.command(epilog='Example: eval "$(nitro-local env --state ./stack)"')
+def env(state: Annotated[Path, typer.Option(help="The state folder of a running `nitro-local up`.")]) -> None:
+    """Print the variables with which any AWS client and nitro-signer talk to a running stack, for a shell."""
+    facts = Layout.prepare(state).facts
+    try:
+        found = StackFacts.from_json(facts.read_text())
+    except FileNotFoundError:
+        sys.stderr.write(f"nitro-local: no stack runs in {state}: start it with `nitro-local up --state {state}`\n")
+        raise typer.Exit(1) from None
+    for name, value in found.to_environ().items():
+        print(f"export {name}={shlex.quote(value)}")
+
+
 async def _up(folder: Path, ready_file: Path | None) -> None:
     async with run_stack(folder) as stack:
         line = stack.facts.to_json()
-        if ready_file is not None:
-            fresh = ready_file.with_name(f"{ready_file.name}.new")
-            fresh.write_text(f"{line}\n")
-            fresh.replace(ready_file)
-        print(line, flush=True)
-        await stack.wait_for_failure()
+        with _told(stack.layout.facts, line):
+            if ready_file is not None:
+                _write_whole(ready_file, line)
+            print(line, flush=True)
+            await stack.wait_for_failure()
+
+
+@contextlib.contextmanager
+def _told(file: Path, line: str) -> Generator[None, None, None]:
+    """Have the line in a file for as long as it is true."""
+    _write_whole(file, line)
+    try:
+        yield
+    finally:
+        file.unlink(missing_ok=True)
+
+
+def _write_whole(file: Path, line: str) -> None:
+    fresh = file.with_name(f"{file.name}.new")
+    fresh.write_text(f"{line}\n")
+    fresh.replace(file)
 
 
 @contextlib.contextmanager
