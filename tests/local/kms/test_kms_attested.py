@@ -345,3 +345,14 @@ async def test_audit_lines_show_the_enclave_and_never_a_secret(running: Rig) -> 
     for secret in (data_key, blob, spki(RECIPIENT_KEY)):
         assert base64.b64encode(secret).decode() not in everything
         assert secret.hex() not in everything
+
+
+async def test_verified_documents_do_not_pile_up(running: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cache is bounded; a document that fell out of it is verified again. One without PCR8 is audited too."""
+    monkeypatch.setattr("local.kms.recipients._CACHED_DOCUMENTS", 2)
+    pcrs = {0: GENERATOR.pcr0, 1: GENERATOR.pcr1, 2: GENERATOR.pcr2}
+    recipients = [running.recipient(GENERATOR, pcrs=pcrs, nonce=bytes([number])) for number in range(4)]
+    async with running.client(running.access.generator) as kms:
+        for recipient in [*recipients, recipients[0]]:
+            await kms.generate_random(NumberOfBytes=1, Recipient=recipient)
+    assert "attestationDocumentEnclavePCR8" not in running.events()[-1]["additionalEventData"]["recipient"]

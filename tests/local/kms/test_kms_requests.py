@@ -18,6 +18,8 @@ from tests.local.kms.rig import ACCOUNT, GENERATOR, Rig, refusal
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from local.nitro_authority import NitroAuthority
+
 USER = Credentials("AKIAUSER", "user secret", "")
 USER_ARN = f"arn:aws:iam::{ACCOUNT}:user/alice"
 
@@ -263,3 +265,11 @@ async def test_a_port_in_use_is_an_error_that_leaves_nothing_running(running: Ri
     with pytest.raises(OSError, match="address already in use"):
         async with running.serve(port=first.port):
             pass
+
+
+async def test_an_empty_state_folder_is_enough(tmp_path: Path, nitro_authority: NitroAuthority) -> None:
+    """Without key and registry anybody can start by making a key."""
+    empty = Rig(tmp_path / "new", nitro_authority)
+    async with empty.serve(), empty.client() as kms:
+        assert (await kms.list_keys())["Keys"] == []
+        assert (await kms.create_key())["KeyMetadata"]["KeyState"] == "Enabled"
