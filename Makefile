@@ -47,6 +47,10 @@ check: setup-dev ## format, lint, import rules, types
 test: setup-dev ## all tests, with coverage
 	$(BIN)/pytest --cov --cov-report=term
 
+MINUTES ?= 10
+fuzz: setup-dev ## fuzz the parsers of hostile input for MINUTES minutes, guided by coverage where atheris is installed
+	$(BIN)/python -m tests.fuzz --minutes $(MINUTES)
+
 format: setup-dev ## put the code in its one form
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -60,5 +64,5 @@ lock: ## renew the lock files from pyproject.toml (needs uv)
 LOCK_FLAGS := --quiet --generate-hashes --universal --no-emit-index-url --no-header --no-annotate --python-version 3.11 --upgrade
 
 clean: ## remove what the other targets made
-	rm -rf $(VENV) $(MINISTACK_VENV) .mypy_cache .ruff_cache .pytest_cache .coverage .hypothesis .import_linter_cache build *.egg-info
+	rm -rf $(VENV) $(MINISTACK_VENV) .mypy_cache .ruff_cache .pytest_cache .coverage .hypothesis .fuzz .import_linter_cache build *.egg-info
 	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +
