@@ -6,7 +6,7 @@ The digest is computed here from the job, not taken from the enclave. Wraps coin
 from typing import Final
 
 from coincurve import PublicKey, PublicKeyXOnly
-from coincurve.ecdsa import cdata_to_der, der_to_cdata, deserialize_compact
+from coincurve.ecdsa import cdata_to_der, deserialize_compact
 
 from protocol.errors import ErrorCode, SignerError
 from protocol.messages import Scheme, SignatureFormat
@@ -50,10 +50,8 @@ def verify_signature(
             is_good = _recovers(signature, digest, public_key)
         else:
             der = signature if signature_format is SignatureFormat.DER else cdata_to_der(deserialize_compact(signature))
-            # libsecp256k1 refuses high s here; reading DER it forgives some forms, hence the comparison
-            is_good = PublicKey(uncompressed(public_key)).verify(der, digest, hasher=None) and (
-                signature_format is not SignatureFormat.DER or cdata_to_der(der_to_cdata(der)) == der
-            )
+            # libsecp256k1 refuses high s here, and any DER that is not the one strict encoding
+            is_good = PublicKey(uncompressed(public_key)).verify(der, digest, hasher=None)
     except ValueError as error:
         raise SignerError(ErrorCode.SIGNATURE_REFUSED) from error
     if not is_good:

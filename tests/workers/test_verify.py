@@ -104,7 +104,30 @@ def long_length(der: bytes) -> bytes:
     return der[:1] + b"\x81" + der[1:]
 
 
-@pytest.mark.parametrize("bend", [long_length, lambda der: der + b"\0", lambda der: der[:-1], lambda _: b""])
+def padded_r(der: bytes) -> bytes:
+    """Return the same numbers with one more zero byte before r."""
+    length = der[3]
+    return bytes([0x30, der[1] + 1, 0x02, length + 1, 0]) + der[4:]
+
+
+def padded_s(der: bytes) -> bytes:
+    """Return the same numbers with one more zero byte before s."""
+    place = 4 + der[3]
+    return bytes([0x30, der[1] + 1]) + der[2:place] + bytes([0x02, der[place + 1] + 1, 0]) + der[place + 2 :]
+
+
+def inner_long_length(der: bytes) -> bytes:
+    """Return the same numbers with the length of r in two bytes."""
+    return bytes([0x30, der[1] + 1, 0x02, 0x81]) + der[3:]
+
+
+BENDS = [
+    long_length, padded_r, padded_s, inner_long_length,
+    lambda der: der + b"\0", lambda der: der[:-1], lambda der: b"\x31" + der[1:], lambda _: b"",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("bend", BENDS)
 def test_loose_der_is_refused(bend: Callable[[bytes], bytes]) -> None:
     """Only the one strict encoding passes."""
     assert refused(bend(KEY.sign(DIGEST, hasher=None)), Scheme.ECDSA, SignatureFormat.DER)
