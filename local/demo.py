@@ -4,7 +4,7 @@ import base64
 import contextlib
 import hashlib
 import secrets
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,10 +16,17 @@ from cryptography.hazmat.primitives.asymmetric.utils import Prehashed, encode_ds
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from config.keypolicy import PolicyKind, parse_policy
+from config.keypolicy.check import check_policy
 from enclave.nsm import Nsm
+from local.enclave import SOURCE_ROOT, measure_enclave
+from local.foundation import ACCOUNT
 from local.jobs_client import JobsClient
 from local.kms import Credentials
-from local.measurements import Measurements
+from local.kms.principals import local_user_arn
+from local.kms.provision import GENERATOR_ROLE, role_arn
+from local.known_flaw import flawed_key_policy
+from local.measurements import digest_code, measure
 from local.nitro_authority import NitroAuthority
 from local.nsm import StandInNsm
 from local.resources import error_code
@@ -35,7 +42,10 @@ from protocol.messages import Role, SealedRecord, Sign, SignItem, SignResult
 from protocol.statement import encryption_context
 
 MESSAGE: Final = "Hello World"
-_PCR_BYTES: Final = 48
+_DATA_KEY_BYTES: Final = 32
+_ANYBODY: Final = Credentials("local", "local", "local")
+"""Whoever is not registered at the stand-in is its account's own user."""
+
 _CALL_TIMEOUT_S: Final = 20.0
 _RSA_BITS: Final = 2048
 _SWAPPED: Final = ("encrypted_privatekey", "publickey", "encrypted_datakey", "statement")
@@ -57,6 +67,8 @@ async def run_demo(state: Path, story: Story) -> None:
         user = "u001"
         await _birth_and_signature(local, client, story, user, tag)
         await _attacks(local, client, story, user, tag)
+        await _key_policy(local, story)
+        story.chapter("All of it went as told.")
 
 
 @contextlib.asynccontextmanager
@@ -126,7 +138,6 @@ async def _attacks(local: LocalStack, client: JobsClient, story: Story, user: st
             await client.ask({"type": "sign", "job_id": f"s4-{tag}", "userid": other, "message": MESSAGE})
         )
         _verify(bytes.fromhex(victim["publickey"]), bytes.fromhex(mended["signature"]), MESSAGE.encode())
-    story.chapter("All of it went as told.")
 
 
 async def _expect_enclave_refusal(local: LocalStack, row: dict[str, Any], userid: str) -> None:
@@ -153,13 +164,7 @@ async def _expect_denied(local: LocalStack, row: dict[str, Any], recipient: dict
         "KeyId": local.facts.kms_key_arn,
     }
     async with _kms_client(local.facts, local.foundation.credentials[Role.SIGNER]) as kms:
-        try:
-            await kms.decrypt(**arguments, **({} if recipient is None else {"Recipient": recipient}))
-        except ClientError as error:
-            code = error_code(error)
-            _require(code == "AccessDeniedException", f"KMS answered {code}")
-            return
-    raise StepFailedError("KMS opened the data key")
+        await _expect_access_denied(kms.decrypt(**arguments, **({} if recipient is None else {"Recipient": recipient})))
 
 
 @contextlib.asynccontextmanager
@@ -173,11 +178,10 @@ async def _kms_client(facts: StackFacts, credentials: Credentials) -> AsyncGener
 
 
 async def _recipient_of_another_image(local: LocalStack) -> dict[str, Any]:
-    """Attest an RSA key from an enclave that differs in its code only: same boot, genuine hardware root."""
-    stranger = Measurements(*(hashlib.sha384(f"another image {index}".encode()).digest() for index in range(3)))
-    nsm = Nsm(
-        StandInNsm(NitroAuthority.in_folder(local.layout.nitro, now_s=system_clock()), stranger, clock=system_clock)
-    )
+    """Attest an RSA key from an image with the same kernel and boot (PCR1) and another program."""
+    stranger = measure(b"another program", digest_code(SOURCE_ROOT))
+    authority = NitroAuthority.in_folder(local.layout.nitro, now_s=system_clock())
+    nsm = Nsm(StandInNsm(authority, stranger, clock=system_clock))
     key = rsa.generate_private_key(public_exponent=65537, key_size=_RSA_BITS).public_key()
     try:
         document = await nsm.attest(
@@ -188,6 +192,37 @@ async def _recipient_of_another_image(local: LocalStack) -> dict[str, Any]:
     finally:
         nsm.close()
     return {"AttestationDocument": document, "KeyEncryptionAlgorithm": "RSAES_OAEP_SHA_256"}
+
+
+async def _key_policy(local: LocalStack, story: Story) -> None:
+    story.chapter("Why the key policy is made, not written by hand")
+    image = measure_enclave(local.layout.enclave_config(Role.GENERATOR).read_bytes())
+    flawed = flawed_key_policy(
+        role_arn=role_arn(ACCOUNT, GENERATOR_ROLE), admin_arn=local_user_arn(ACCOUNT), image=image
+    )
+    recipient = await _recipient_of_another_image(local)
+    arguments: dict[str, Any] = {"NumberOfBytes": _DATA_KEY_BYTES, "Recipient": recipient}
+    async with (
+        _kms_client(local.facts, _ANYBODY) as administrator,
+        _kms_client(local.facts, local.foundation.credentials[Role.GENERATOR]) as generator,
+    ):
+        with story.step("under the best-known demo's key policy, KMS makes data keys for that other image, too"):
+            created = await administrator.create_key(Policy=flawed)
+            await generator.generate_data_key(KeyId=created["KeyMetadata"]["Arn"], **arguments)
+        for finding in check_policy(parse_policy(flawed, PolicyKind.KEY)):
+            story.note(f"nitro-signer policy check: {finding.statement}: {finding.text}")
+        with story.step("under ours it does not"):
+            await _expect_access_denied(generator.generate_data_key(KeyId=local.facts.kms_key_arn, **arguments))
+
+
+async def _expect_access_denied(call: Awaitable[object]) -> None:
+    try:
+        await call
+    except ClientError as error:
+        code = error_code(error)
+        _require(code == "AccessDeniedException", f"KMS answered {code}")
+        return
+    raise StepFailedError("KMS answered")
 
 
 def _verify(public_key: bytes, signature: bytes, message: bytes) -> None:

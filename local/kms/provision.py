@@ -15,8 +15,8 @@ from local.kms.management import default_key_policy
 from local.kms.principals import PrincipalEntry, local_user_arn, read_principals, write_principals
 
 DEFAULT_ALIAS: Final = "alias/nitro-signer"
-_GENERATOR_ROLE: Final = "nitro-local-generator"
-_SIGNER_ROLE: Final = "nitro-local-signer"
+GENERATOR_ROLE: Final = "nitro-local-generator"
+SIGNER_ROLE: Final = "nitro-local-signer"
 _SESSION: Final = "nitro-local"
 
 
@@ -79,9 +79,9 @@ def make_local_key_policy(
 ) -> dict[str, Any]:
     """Return the key policy of the local stack; its administrator is everybody whose access key is not registered."""
     return make_key_policy(
-        generator_role_arn=_role_arn(account, _GENERATOR_ROLE),
+        generator_role_arn=role_arn(account, GENERATOR_ROLE),
         generator_images=generator_images,
-        signer_role_arn=_role_arn(account, _SIGNER_ROLE),
+        signer_role_arn=role_arn(account, SIGNER_ROLE),
         signer_images=signer_images,
         admin_arns=[local_user_arn(account)],
     )
@@ -92,13 +92,14 @@ def register_sessions(place: KmsAccount, *, generator_images: AllowedImages) -> 
     place.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     principals = read_principals(place.state_dir)
     policies = {"TakeRandomness": make_identity_policy(generator_images)}
-    generator = _give_session(principals, place.account, _GENERATOR_ROLE, policies)
-    signer = _give_session(principals, place.account, _SIGNER_ROLE, {})
+    generator = _give_session(principals, place.account, GENERATOR_ROLE, policies)
+    signer = _give_session(principals, place.account, SIGNER_ROLE, {})
     write_principals(place.state_dir, principals)
     return RoleAccess(generator, signer)
 
 
-def _role_arn(account: str, role: str) -> str:
+def role_arn(account: str, role: str) -> str:
+    """Return the ARN of a role of the local account."""
     return f"arn:aws:iam::{account}:role/{role}"
 
 

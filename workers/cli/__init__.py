@@ -7,13 +7,14 @@ import typer
 
 from config.logging import LogLevel, configure_logging
 from protocol.version import VERSION
-from workers.cli import attestation, config, enclave, enqueue, key, worker
+from workers.cli import attestation, config, enclave, enqueue, key, policy, worker
 from workers.cli.replies import replies
 from workers.cli.vsock_proxy import vsock_proxy
 
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -24,6 +25,7 @@ app.add_typer(config.app, name="config")
 app.add_typer(enclave.app, name="enclave")
 app.add_typer(key.app, name="key")
 app.add_typer(attestation.app, name="attestation")
+app.add_typer(policy.app, name="policy")
 app.command("vsock-proxy")(vsock_proxy)
 
 _SERVICES = frozenset({"worker", "vsock-proxy"})
