@@ -52,10 +52,7 @@ class KeyPair:
         """Sign a 32-byte digest: RFC 6979 with low s, or BIP-340 without auxiliary randomness."""
         if scheme is Scheme.SCHNORR:
             return self._key.sign_schnorr(digest, aux_randomness=None)  # type: ignore[arg-type]  # as it documents
-        match signature_format:
-            case SignatureFormat.DER:
-                return self._key.sign(digest, hasher=None)
-            case SignatureFormat.RECOVERABLE:
-                return self._key.sign_recoverable(digest, hasher=None)
-            case SignatureFormat.COMPACT:
-                return self._key.sign_recoverable(digest, hasher=None)[:_COMPACT_BYTES]
+        if signature_format is SignatureFormat.DER:
+            return self._key.sign(digest, hasher=None)
+        recoverable = self._key.sign_recoverable(digest, hasher=None)
+        return recoverable if signature_format is SignatureFormat.RECOVERABLE else recoverable[:_COMPACT_BYTES]

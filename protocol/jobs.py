@@ -83,15 +83,14 @@ class SignJob(StrictModel):
         Raises:
             ValueError: not in the stated encoding (never after the model was made).
         """
-        match self.encoding:
-            case MessageEncoding.UTF8:
-                return self.message.encode()
-            case MessageEncoding.HEX:
-                try:
-                    return binascii.unhexlify(self.message.removeprefix("0x"))
-                except ValueError as error:
-                    raise ValueError("message: not hexadecimal") from error
-        try:  # base64
+        if self.encoding is MessageEncoding.UTF8:
+            return self.message.encode()
+        if self.encoding is MessageEncoding.HEX:
+            try:
+                return binascii.unhexlify(self.message.removeprefix("0x"))
+            except ValueError as error:
+                raise ValueError("message: not hexadecimal") from error
+        try:
             return base64.b64decode(self.message, validate=True)
         except ValueError as error:
             raise ValueError("message: not base64") from error
