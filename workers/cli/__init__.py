@@ -1,4 +1,4 @@
-"""The command `nitro-signer`. Each command imports what it needs when it runs."""
+"""The command `nitro-signer`. The AWS SDK is loaded only by the commands that call AWS, when they run."""
 
 import sys
 from typing import Annotated
