@@ -83,6 +83,11 @@ class Layout:
         return self.state / "worker.toml"
 
     @property
+    def client_config(self) -> Path:
+        """The settings of a client."""
+        return self.state / "client.toml"
+
+    @property
     def facts(self) -> Path:
         """The line that `up` printed, while the stack runs."""
         return self.state / "stack.json"

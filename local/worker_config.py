@@ -36,10 +36,12 @@ dead_letter_queue_url = "{queues.sign_dead_letter}"
 """
 
 _ENGINE = """\
+reply_to_allow = ["{reply_queue_url}-*"]
 wait_time_s = 2
 visibility_timeout_s = 30
 drain_deadline_s = 15"""
-"""Shorter than on AWS, so that a laptop's stack stops while one watches."""
+"""Clients may have their replies sent to queues of their own. Shorter times than on AWS, so that a laptop's stack stops
+while one watches."""
 
 
 def write_worker_config(layout: Layout, *, region: str, kms_key_arn: str, queues: QueueUrls) -> Path:
@@ -52,7 +54,7 @@ def write_worker_config(layout: Layout, *, region: str, kms_key_arn: str, queues
         queues=queues,
         generator=layout.enclave_address(Role.GENERATOR),
         signer=layout.enclave_address(Role.SIGNER),
-        engine=_ENGINE,
+        engine=_ENGINE.format(reply_queue_url=queues.reply),
     )
     layout.worker_config.write_text(text)
     return layout.worker_config

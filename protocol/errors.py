@@ -1,4 +1,4 @@
-"""The closed set of error codes that cross the wire and stand in replies, and the exceptions that carry them.
+"""The closed set of error codes that cross the wire, stand in replies or come from our client, and their exceptions.
 
 Two blames (after h11): `LocalProtocolError` is our own misuse and a bug; `RemoteProtocolError` is the peer's doing and
 closes the connection. A failed request is neither: it is a `SignerError` with a code.
@@ -21,12 +21,14 @@ class ErrorCode(StrEnum):
     # What is stored
     RECORD_REFUSED = "record_refused"
     SIGNATURE_REFUSED = "signature_refused"
+    BIRTH_REFUSED = "birth_refused"
     # What answers
     NOT_READY = "not_ready"
     OVERLOADED = "overloaded"
     DEADLINE_EXCEEDED = "deadline_exceeded"
     ENCLAVE_UNAVAILABLE = "enclave_unavailable"
     STORE_UNAVAILABLE = "store_unavailable"
+    QUEUE_UNAVAILABLE = "queue_unavailable"
     NSM_FAILED = "nsm_failed"
     KMS_DENIED = "kms_denied"
     KMS_THROTTLED = "kms_throttled"
@@ -59,6 +61,7 @@ _RETRYABLE = frozenset(
         ErrorCode.DEADLINE_EXCEEDED,
         ErrorCode.ENCLAVE_UNAVAILABLE,
         ErrorCode.STORE_UNAVAILABLE,
+        ErrorCode.QUEUE_UNAVAILABLE,
         ErrorCode.NSM_FAILED,
         ErrorCode.KMS_DENIED,  # a policy change or new credentials cure it; SQS bounds the tries
         ErrorCode.KMS_THROTTLED,
@@ -77,11 +80,13 @@ _MEANINGS = {
     ErrorCode.RATE_LIMITED: "this user id has used up its rate of signatures",
     ErrorCode.RECORD_REFUSED: "the stored key record is not what the generator sealed for this user id",
     ErrorCode.SIGNATURE_REFUSED: "the signature does not verify with the stored public key",
+    ErrorCode.BIRTH_REFUSED: "the birth certificate does not prove that this key was made for this user id",
     ErrorCode.NOT_READY: "the enclave cannot work yet",
     ErrorCode.OVERLOADED: "too much is in flight",
     ErrorCode.DEADLINE_EXCEEDED: "the time for this request ran out",
     ErrorCode.ENCLAVE_UNAVAILABLE: "no enclave answers",
     ErrorCode.STORE_UNAVAILABLE: "the key store does not answer",
+    ErrorCode.QUEUE_UNAVAILABLE: "the queue does not answer",
     ErrorCode.NSM_FAILED: "the Nitro Secure Module refused or did not answer",
     ErrorCode.KMS_DENIED: "KMS denied the call: key policy, attestation or credentials",
     ErrorCode.KMS_THROTTLED: "KMS throttled the call",
