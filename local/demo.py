@@ -30,7 +30,8 @@ from local.measurements import digest_code, measure
 from local.nitro_authority import NitroAuthority
 from local.nsm import StandInNsm
 from local.resources import error_code
-from local.stack import LocalStack, StackFacts, run_stack
+from local.stack import LocalStack, run_stack
+from local.stack_facts import StackFacts
 from local.story import StepFailedError, Story
 from protocol.attestation import TrustRoot
 from protocol.birth import BirthCertificate

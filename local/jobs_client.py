@@ -4,7 +4,7 @@ import asyncio
 import json
 from typing import Any, Final
 
-from local.stack import StackFacts
+from local.stack_facts import StackFacts
 
 _WAIT_S: Final = 5
 _TIMEOUT_S: Final = 60.0

@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -29,17 +29,36 @@ class MiniStackError(RuntimeError):
     """MiniStack cannot start; one line that says why."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class MiniStack:
-    """A running MiniStack."""
+    """A MiniStack that runs, or is between two runs. Made by `run_ministack`.
+
+    Attributes:
+        port: the same over all restarts.
+        child: the present process.
+    """
 
     port: int
     child: Child
+    _start: Callable[[], Awaitable[Child]]
 
     @property
     def endpoint_url(self) -> str:
         """What `AWS_ENDPOINT_URL` is set to."""
         return f"http://{HOST}:{self.port}"
+
+    async def stop(self) -> None:
+        """Stop it, so that it saves its state."""
+        await self.child.stop(timeout_s=_STOP_TIMEOUT_S)
+
+    async def restart(self) -> None:
+        """Stop it, and start it again with its state, on its port.
+
+        Raises:
+            MiniStackError: it did not start.
+        """
+        await self.stop()
+        self.child = await self._start()
 
 
 @contextlib.asynccontextmanager
@@ -56,19 +75,28 @@ async def run_ministack(python: Path, state: Path, *, log: Path) -> AsyncGenerat
     """
     _check_installed(python)
     port = _port_of(state)
-    with log.open("ab") as output:
-        child = await start_child(
-            "ministack",
-            [str(python), "-m", "ministack"],
-            environ=_environment(state, port),
-            stdout=output.fileno(),
-            stderr=output.fileno(),
-        )
+
+    async def start() -> Child:
+        with log.open("ab") as output:
+            child = await start_child(
+                "ministack",
+                [str(python), "-m", "ministack"],
+                environ=_environment(state, port),
+                stdout=output.fileno(),
+                stderr=output.fileno(),
+            )
+        try:
+            await _wait_ready(child, port, log)
+        except BaseException:
+            await child.stop(timeout_s=_STOP_TIMEOUT_S)
+            raise
+        return child
+
+    ministack = MiniStack(port, await start(), start)
     try:
-        await _wait_ready(child, port, log)
-        yield MiniStack(port, child)
+        yield ministack
     finally:
-        await child.stop(timeout_s=_STOP_TIMEOUT_S)
+        await ministack.stop()
 
 
 def _environment(state: Path, port: int) -> dict[str, str]:

@@ -11,17 +11,21 @@ import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final, Self
+from typing import Final
 
 from aiobotocore.session import get_session
 
 from local.child import Child, start_child
+from local.client_config import write_client_config
 from local.enclave import SOURCE_ROOT
 from local.foundation import ACCOUNT, REGION, Foundation, lay_foundation
+from local.kms import KmsFaults
 from local.layout import Layout
 from local.ministack import MiniStack, run_ministack
 from local.notify import ChildEndedError, notify_socket, until_ready
 from local.resources import BIRTH_TABLE, KEY_TABLE, QueueUrls, make_queues, make_tables
+from local.stack_facts import StackFacts
+from local.stack_options import AwsEndpoints, StackOptions
 from local.worker_config import write_worker_config
 from protocol.address import Address
 from protocol.channel import open_channel
@@ -46,54 +50,6 @@ class StackError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class StackFacts:
-    """What a client of the stack needs. `nitro-local up` prints it as one JSON line."""
-
-    endpoint_url: str
-    region: str
-    generate_queue_url: str
-    generate_dead_letter_queue_url: str
-    sign_queue_url: str
-    sign_dead_letter_queue_url: str
-    reply_queue_url: str
-    table: str
-    birth_table: str
-    kms_endpoint_url: str
-    kms_key_arn: str
-    kms_ca_bundle: str
-    nitro_root: str
-    generator_pcr0: str
-    signer_pcr0: str
-    worker_config: str
-    pids: dict[str, int]
-
-    def to_json(self) -> str:
-        """Return one line."""
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_json(cls, line: str) -> Self:
-        """Read what `to_json` wrote."""
-        return cls(**json.loads(line))
-
-    def to_environ(self) -> dict[str, str]:
-        """Return the variables with which any AWS client, and `nitro-signer`, talk to this stack."""
-        return {
-            "AWS_ENDPOINT_URL": self.endpoint_url,
-            "AWS_ENDPOINT_URL_KMS": self.kms_endpoint_url,
-            "AWS_CA_BUNDLE": self.kms_ca_bundle,
-            "AWS_REGION": self.region,
-            "AWS_DEFAULT_REGION": self.region,
-            "AWS_ACCESS_KEY_ID": "local",
-            "AWS_SECRET_ACCESS_KEY": "local",
-            "NITRO_SIGNER_CONFIG": self.worker_config,
-            "GENERATE_QUEUE_URL": self.generate_queue_url,
-            "SIGN_QUEUE_URL": self.sign_queue_url,
-            "REPLY_QUEUE_URL": self.reply_queue_url,
-        }
-
-
-@dataclass(frozen=True, slots=True)
 class KmsEndpoint:
     """Where the attesting KMS listens."""
 
@@ -104,15 +60,39 @@ class KmsEndpoint:
 
 
 class LocalStack:
-    """A running stack. Made by `run_stack`."""
+    """A running stack. Made by `run_stack`.
 
-    def __init__(self, layout: Layout, ministack: MiniStack) -> None:
+    Attributes:
+        layout: where it keeps its things.
+        facts: what its clients need, once it has started.
+        foundation: its KMS key and images, once it has started.
+        emulator: its MiniStack; None when the options name other servers.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        options: StackOptions,
+        emulator: MiniStack | None,
+        *,
+        endpoints: AwsEndpoints,
+        workers_see: AwsEndpoints,
+    ) -> None:
+        """Take where SQS and DynamoDB are, and where the workers believe that they are."""
         self.layout = layout
         self.facts: StackFacts
         self.foundation: Foundation
-        self._endpoint_url = ministack.endpoint_url
-        self._emulator = ministack.child
-        self._children: list[Child] = []
+        self.emulator = emulator
+        self._options = options
+        self._endpoints = endpoints
+        self._workers_see = workers_see
+        self._children: dict[str, Child] = {}
+        self._kms: KmsEndpoint
+
+    @property
+    def children(self) -> Mapping[str, Child]:
+        """The programs by name, the emulator excepted; each as it was last started."""
+        return self._children
 
     async def start(self) -> None:
         """Start everything, in order.
@@ -121,22 +101,26 @@ class LocalStack:
             StackError: names what did not start.
         """
         layout = self.layout
-        queues = await _make_resources(self._endpoint_url)
+        queues = await _make_resources(self._endpoints)
         self.foundation = foundation = lay_foundation(layout, now_s=system_clock())
-        kms = await self._start_kms()
+        kms = self._kms = await self._start_kms()
         layout.allow_list.write_text(f"allowlist:\n- {{address: {kms.host}, port: {kms.port}}}\n")
         write_worker_config(layout, region=REGION, kms_key_arn=foundation.kms_key_arn, queues=queues)
+        client_config = write_client_config(
+            layout, region=REGION, queues=queues, generator_pcr0=foundation.pcr0[Role.GENERATOR]
+        )
         failures: list[BaseException] = []
         try:
             async with asyncio.TaskGroup() as group:
                 for role in Role:
-                    group.create_task(self._start_instance(role, kms))
+                    group.create_task(self._start_instance(role))
         except* StackError as errors:
             failures.extend(errors.exceptions)
         if failures:
             raise failures[0]
         self.facts = StackFacts(
-            endpoint_url=self._endpoint_url,
+            endpoint_url=self._endpoints.sqs_url,
+            dynamodb_endpoint_url=self._endpoints.dynamodb_url,
             region=REGION,
             generate_queue_url=queues.generate,
             generate_dead_letter_queue_url=queues.generate_dead_letter,
@@ -152,20 +136,43 @@ class LocalStack:
             generator_pcr0=foundation.pcr0[Role.GENERATOR].hex(),
             signer_pcr0=foundation.pcr0[Role.SIGNER].hex(),
             worker_config=str(layout.worker_config),
-            pids={child.name: child.pid for child in (self._emulator, *self._children)},
+            client_config=str(client_config),
+            pids={child.name: child.pid for child in self._everyone()},
         )
 
-    async def _start_instance(self, role: Role, kms: KmsEndpoint) -> None:
+    def _everyone(self) -> Sequence[Child]:
+        emulator = () if self.emulator is None else (self.emulator.child,)
+        return (*emulator, *self._children.values())
+
+    async def _start_instance(self, role: Role) -> None:
         """Start what runs on one instance of a deployment."""
-        await self._start_proxy(role, kms)
+        await self._start_proxy(role)
         await self._start_enclave(role)
         await self._start_worker(role)
+
+    async def kill_and_restart(self, name: str) -> None:
+        """End a proxy, an enclave or a worker with `kill -9`, and start it again as its supervisor would.
+
+        Raises:
+            StackError: it had ended by itself, or does not start again.
+        """
+        starts = {f"{role}-proxy": (self._start_proxy, role) for role in Role}
+        starts |= {f"{role}-enclave": (self._start_enclave, role) for role in Role}
+        starts |= {f"{action}-worker": (self._start_worker, role) for role, action in _WORKER_ACTIONS.items()}
+        start, role = starts[name]
+        child = self._children[name]
+        if child.process.returncode is not None:
+            raise self._ended(child)
+        child.process.kill()
+        await child.process.wait()
+        await start(role)
 
     async def _start_kms(self) -> KmsEndpoint:
         layout = self.layout
         command = [sys.executable, "-m", "local.kms", "--state", str(layout.kms)]
         command += ["--nitro-root", str(layout.nitro_root), "--audit-file", str(layout.audit)]
         command += ["--region", REGION, "--account", ACCOUNT, "--port", str(layout.kms_port)]
+        command += _kms_fault_arguments(self._options.kms_faults)
         child = await self._start("kms", command, environ={}, stdout=asyncio.subprocess.PIPE)
         if child.process.stdout is None or not (line := await child.process.stdout.readline()):
             raise self._not_started(child)
@@ -173,27 +180,30 @@ class LocalStack:
         layout.keep_kms_port(ready["port"])
         return KmsEndpoint(endpoint_url=ready["endpoint_url"], port=ready["port"], ca_bundle=ready["ca_bundle"])
 
-    async def _start_proxy(self, role: Role, kms: KmsEndpoint) -> None:
+    async def _start_proxy(self, role: Role) -> None:
+        kms = self._kms
         address = self.layout.proxy_address(role)
         command = [*_NITRO_SIGNER, "vsock-proxy", "--config", str(self.layout.allow_list), "--listen", str(address)]
         await self._start_notifying(f"{role}-proxy", [*command, kms.host, str(kms.port)], environ={})
 
     async def _start_enclave(self, role: Role) -> None:
-        """Start an enclave, and ask it until it answers that it lacks only what the worker will bring."""
+        """Start an enclave, and ask it until it answers that it lacks nothing but what the worker brings."""
         config = self.layout.enclave_config(role)
         command = [sys.executable, "-m", "local.enclave", str(config), "--state", str(self.layout.nitro)]
         child = await self._start(f"{role}-enclave", command, environ={})
-        await self._until(child, lambda: _waits_for_credentials(self.layout.enclave_address(role)))
+        await self._until(child, lambda: _has_started(self.layout.enclave_address(role)))
 
     async def _start_worker(self, role: Role) -> None:
         action = _WORKER_ACTIONS[role]
         credentials = self.foundation.credentials[role]
         environ = {
             "AWS_REGION": REGION,
-            "AWS_ENDPOINT_URL": self._endpoint_url,
+            "AWS_ENDPOINT_URL_SQS": self._workers_see.sqs_url,
+            "AWS_ENDPOINT_URL_DYNAMODB": self._workers_see.dynamodb_url,
             "AWS_ACCESS_KEY_ID": credentials.access_key_id,
             "AWS_SECRET_ACCESS_KEY": credentials.secret_access_key,
             "AWS_SESSION_TOKEN": credentials.session_token,
+            **self._options.worker_environ,
         }
         command = [*_NITRO_SIGNER, "worker", action, "--config", str(self.layout.worker_config)]
         await self._start_notifying(f"{action}-worker", command, environ=environ)
@@ -220,7 +230,7 @@ class LocalStack:
                 stdout=log.fileno() if stdout is None else stdout,
                 stderr=log.fileno(),
             )
-        self._children.append(child)
+        self._children[name] = child
         return child
 
     async def _until(self, child: Child, probe: Callable[[], Awaitable[bool]]) -> None:
@@ -238,8 +248,8 @@ class LocalStack:
 
     async def stop(self) -> None:
         """Stop every child that was started: first the workers, which drain, then what they needed."""
-        workers = [child for child in self._children if child.name in _WORKERS]
-        others = [child for child in self._children if child.name not in _WORKERS]
+        workers = [child for child in self._children.values() if child.name in _WORKERS]
+        others = [child for child in self._children.values() if child.name not in _WORKERS]
         for children in (workers, others):
             async with asyncio.TaskGroup() as group:
                 for child in children:
@@ -252,17 +262,19 @@ class LocalStack:
             StackError: names the child and its log.
         """
         async with asyncio.TaskGroup() as group:
-            waits = {group.create_task(child.process.wait()): child for child in (self._emulator, *self._children)}
+            waits = {group.create_task(child.process.wait()): child for child in self._everyone()}
             done, pending = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
             for task in pending:
                 task.cancel()
-        child = waits[done.pop()]
+        raise self._ended(waits[done.pop()])
+
+    def _ended(self, child: Child) -> StackError:
         code = child.process.returncode
-        raise StackError(f"{child.name} ended by itself with code {code}: see {self.layout.log(child.name)}")
+        return StackError(f"{child.name} ended by itself with code {code}: see {self.layout.log(child.name)}")
 
 
 @contextlib.asynccontextmanager
-async def run_stack(state: Path) -> AsyncGenerator[LocalStack, None]:
+async def run_stack(state: Path, options: StackOptions | None = None) -> AsyncGenerator[LocalStack, None]:
     """Start a stack in a state folder, and stop it at the end: workers first, the emulators last.
 
     Raises:
@@ -270,13 +282,21 @@ async def run_stack(state: Path) -> AsyncGenerator[LocalStack, None]:
         MiniStackError: the emulator did not.
     """
     layout = Layout.prepare(state)
-    async with run_ministack(_ministack_python(), layout.emulator, log=layout.log("ministack")) as ministack:
-        local = LocalStack(layout, ministack)
-        try:
-            await local.start()
-            yield local
-        finally:
-            await local.stop()
+    chosen = options or StackOptions()
+    async with contextlib.AsyncExitStack() as parts:
+        emulator, endpoints = None, chosen.endpoints
+        if endpoints is None:
+            emulator = await parts.enter_async_context(
+                run_ministack(_ministack_python(), layout.emulator, log=layout.log("ministack"))
+            )
+            endpoints = AwsEndpoints(emulator.endpoint_url, emulator.endpoint_url)
+        workers_see = endpoints
+        if chosen.front is not None:
+            workers_see = await parts.enter_async_context(chosen.front(endpoints))
+        local = LocalStack(layout, chosen, emulator, endpoints=endpoints, workers_see=workers_see)
+        parts.push_async_callback(local.stop)
+        await local.start()
+        yield local
 
 
 def _ministack_python() -> Path:
@@ -284,21 +304,27 @@ def _ministack_python() -> Path:
     return Path(named) if named else SOURCE_ROOT / ".venv-ministack" / "bin" / "python"
 
 
-async def _make_resources(endpoint_url: str) -> QueueUrls:
+def _kms_fault_arguments(faults: KmsFaults) -> list[str]:
+    return [
+        part for name, value in asdict(faults).items() for part in (f"--fault-{name.replace('_', '-')}", str(value))
+    ]
+
+
+async def _make_resources(endpoints: AwsEndpoints) -> QueueUrls:
     session = get_session()
     session.set_credentials("local", "local")
     async with (
-        session.create_client("sqs", region_name=REGION, endpoint_url=endpoint_url) as sqs,
-        session.create_client("dynamodb", region_name=REGION, endpoint_url=endpoint_url) as dynamodb,
+        session.create_client("sqs", region_name=REGION, endpoint_url=endpoints.sqs_url) as sqs,
+        session.create_client("dynamodb", region_name=REGION, endpoint_url=endpoints.dynamodb_url) as dynamodb,
     ):
         await make_tables(dynamodb)
         return await make_queues(sqs)
 
 
-async def _waits_for_credentials(address: Address) -> bool:
-    """Whether an enclave has started: what it then lacks is the credentials that only a worker brings."""
+async def _has_started(address: Address) -> bool:
+    """Whether an enclave works, or lacks only the credentials that a worker brings."""
     try:
         async with open_channel(address, software=SOFTWARE, timeout_s=_PROBE_TIMEOUT_S) as channel:
-            return channel.hello.reason is NotReadyReason.NO_CREDENTIALS
+            return channel.hello.reason in {None, NotReadyReason.NO_CREDENTIALS}
     except SignerError:
         return False

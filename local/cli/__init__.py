@@ -16,7 +16,8 @@ from rich.console import Console
 from local.demo import run_demo
 from local.layout import Layout
 from local.ministack import MiniStackError
-from local.stack import StackError, StackFacts, run_stack
+from local.stack import StackError, run_stack
+from local.stack_facts import StackFacts
 from local.story import StepFailedError, Story
 
 _INTERRUPTED: Final = 130
