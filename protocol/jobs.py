@@ -191,6 +191,7 @@ class GenerateReply(StrictModel):
     ethereum_address: str
     """With the checksum of EIP-55."""
     created: bool
+    """Whether this job made the key; False when the user id had one before."""
     birth_certificate: str
     """Base64, see `protocol.birth`."""
 

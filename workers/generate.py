@@ -76,7 +76,7 @@ class GenerateHandler:
         try:
             record = await self._find(job.userid)
             if record is not None:
-                return _reply(job, record, await self._store.get_birth(record), created=False)
+                return _reply(job, record, await self._store.get_birth(record))
             return await self._make(job)
         except SignerError as error:
             return error
@@ -100,17 +100,17 @@ class GenerateHandler:
             raise SignerError(ErrorCode.INTERNAL, "the enclave's answer is not a key for this user id") from error
         await self._store.put_birth(record.public_key, certificate)
         stored = await self._store.put_new(record)
-        created = stored == record
+        is_ours = stored == record
         log.info(
-            "key_made" if created else "key_found",
+            "key_made" if is_ours else "key_found",
             job_id=job.job_id,
             userid=job.userid,
             publickey=stored.public_key.hex(),
             module_id=answer.enclave.module_id,
         )
-        if not created:
+        if not is_ours:
             certificate = await self._store.get_birth(stored)
-        return _reply(job, stored, certificate, created=created)
+        return _reply(job, stored, certificate)
 
     def _check(self, job: GenerateJob, answer: FromEnclave[GeneratedKey]) -> tuple[KeyRecord, BirthCertificate]:
         """Check that the answer fits the question. A record is never written twice, so a wrong one would stay.
@@ -133,14 +133,14 @@ class GenerateHandler:
         return record, BirthCertificate(statement=sealed.statement, sealed_sha256=sealed_sha256, document=document)
 
 
-def _reply(job: GenerateJob, record: KeyRecord, certificate: BirthCertificate, *, created: bool) -> GenerateReply:
+def _reply(job: GenerateJob, record: KeyRecord, certificate: BirthCertificate) -> GenerateReply:
     return GenerateReply(
         job_id=job.job_id,
         userid=job.userid,
         publickey=record.public_key.hex(),
         publickey_compressed=compressed(record.public_key).hex(),
         ethereum_address=ethereum_address(record.public_key),
-        created=created,
+        created=record.job_id == job.job_id,  # not "just now": a redelivered job gets the answer that it got before
         birth_certificate=certificate.to_base64(),
     )
 
