@@ -205,6 +205,8 @@ class EnclaveLink(Generic[ItemT, ValueT]):
             self._is_ready, self._reason = is_ready, reason
             if is_ready:
                 self._log.info("enclave_ready")
+            elif reason is None:
+                self._log.info("enclave_disconnected")
             else:
                 self._log.warning("enclave_not_ready", reason=reason)
         self._on_change()
