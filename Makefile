@@ -47,8 +47,13 @@ check: setup-dev ## format, lint, import rules, types
 test: setup-dev ## all tests, with coverage
 	$(BIN)/pytest --cov --cov-report=term
 
+$(VENV)/.fuzz: $(VENV)/.dev requirements-fuzz.lock
+	@$(BIN)/python -m pip install $(PIP_FLAGS) --only-binary :all: --require-hashes -r requirements-fuzz.lock \
+		|| echo "no atheris for this Python: fuzzing by plain mutation"
+	@touch $@
+
 MINUTES ?= 10
-fuzz: setup-dev ## fuzz the parsers of hostile input for MINUTES minutes, guided by coverage where atheris is installed
+fuzz: setup-dev $(VENV)/.fuzz ## fuzz the parsers of hostile input for MINUTES minutes, guided by coverage where atheris is installed
 	$(BIN)/python -m tests.fuzz --minutes $(MINUTES)
 
 format: setup-dev ## put the code in its one form
@@ -58,6 +63,7 @@ format: setup-dev ## put the code in its one form
 lock: ## renew the lock files from pyproject.toml (needs uv)
 	uv pip compile $(LOCK_FLAGS) -o requirements.lock pyproject.toml
 	uv pip compile $(LOCK_FLAGS) -c requirements.lock -o requirements-dev.lock pyproject.toml --group dev
+	uv pip compile $(LOCK_FLAGS) -o requirements-fuzz.lock --group fuzz
 	uv pip compile $(LOCK_FLAGS) -o requirements-ministack.lock --group ministack
 	uv pip compile $(LOCK_FLAGS) -o requirements-build.lock requirements-build.in
 

@@ -26,6 +26,7 @@ from collections.abc import Awaitable, Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.proxy_decrypt import attested_decrypts, start_kms
 from benchmarks.proxy_upstream import EchoPorts, delayed_request, start_upstream
 
 _DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "benchmarks.md"
@@ -43,6 +44,7 @@ _LATENCY_ROWS = (
     ("kept alive, the server answers at once", False, 0, 1500),
     ("a connection each, at once", True, 0, 300),
 )
+_DECRYPTS = 120
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
@@ -220,6 +222,22 @@ async def compare_latency(
     }
 
 
+def decrypt_rows(names: list[str], folder: Path, *, scale: int) -> list[str]:
+    """Measure attested Decrypts at the stand-in KMS over each route; return rows of the table of latencies."""
+    rows: list[str] = []
+    with start_kms(folder) as kms, routes(names, folder, kms.port) as ways:
+        for concurrency in (30, 200):
+            calls = max(concurrency, _DECRYPTS * scale // 2)
+
+            async def work(route: Route, together: int, calls: int = calls) -> list[float]:
+                return await attested_decrypts(kms, route.path, together, calls)
+
+            result = asyncio.run(compare_latency(work, ways, concurrency, 5))
+            cells = " | ".join(f"{p50:.1f} / {p99:.1f}" for p50, p99 in result.values())
+            rows.append(f"| attested Decrypt at the stand-in KMS | {concurrency} | {cells} |")
+    return rows
+
+
 def measure(ports: EchoPorts, folder: Path, *, scale: int) -> str:
     """Measure everything and return it as Markdown; `scale` 1 takes a few seconds, 10 about two minutes."""
     names = ["ours", *(["socat"] if shutil.which("socat") else [])]
@@ -242,6 +260,7 @@ def measure(ports: EchoPorts, folder: Path, *, scale: int) -> str:
                 result = asyncio.run(compare_latency(workload, ways, concurrency, 5))
                 cells = " | ".join(f"{p50:.1f} / {p99:.1f}" for p50, p99 in result.values())
                 lines.append(f"| {label} | {concurrency} | {cells} |")
+    lines += decrypt_rows(names, folder, scale=scale)
     lines += ["", "| forwarder alone | " + " | ".join(names) + " |", "|---|" + "---|" * len(names)]
     with routes(names, folder, ports.bulk) as (_, *forwarders):
         # memory first: later figures would leave free memory behind, which idle connections then use
