@@ -19,7 +19,8 @@ STOP_TIMEOUT_S = 60
 
 def clean_environ() -> dict[str, str]:
     """Return an environment without anything that tells AWS clients where to go."""
-    return {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/")}
+    kept = ("PATH", "HOME", "COVERAGE_PROCESS_CONFIG")  # the last is how coverage reaches child processes
+    return {name: os.environ[name] for name in kept if name in os.environ}
 
 
 class Up:
