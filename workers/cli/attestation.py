@@ -2,7 +2,6 @@
 
 import base64
 import binascii
-import json
 import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,16 +12,15 @@ import typer
 
 from protocol.attestation import (
     ANYTHING,
-    AWS_NITRO_ROOT_G1,
     AtClock,
     AtOwnTime,
     AttestationError,
     DocumentPolicy,
-    TrustRoot,
     VerificationTime,
     VerifiedDocument,
     parse_document,
 )
+from workers.cli.output import EXIT_REFUSED, print_json, read_hex, read_pcr, read_root
 
 app = typer.Typer(no_args_is_help=True, help="Attestation documents of AWS Nitro Enclaves.")
 
@@ -36,7 +34,6 @@ MAX_FUTURE_S: Final = 60
 """For `--at`: room for a time that was written down without its fraction, or by another clock."""
 
 _FIRST_BYTES: Final = b"\x84\xd2"  # an array of four, or tag 18 around it; neither begins a base64 text
-_REFUSED: Final = 1
 _MS: Final = 1000
 
 
@@ -56,54 +53,42 @@ def attestation() -> None:
     """Attestation documents of AWS Nitro Enclaves."""
 
 
-@app.command()
+@app.command(epilog="Example: nitro-signer attestation verify document.cbor --pcr0 3f1c…9a --at 2026-04-21T22:33:40Z")
 def verify(
     file: Annotated[str, typer.Argument(metavar="FILE", help="The document, binary or base64; - is standard input.")],
     *,
     at: Annotated[
         str | None,
-        typer.Option(metavar="TIME", help="Verify as of this time: ISO 8601 or seconds since 1970. [default: its own]"),
+        typer.Option(metavar="TIME", help="Verify as of this time: ISO 8601 or seconds since 1970. Default: its own."),
     ] = None,
     pcr0: Annotated[str | None, typer.Option(metavar="HEX", help="Demand this measurement of the image.")] = None,
     nonce: Annotated[str | None, typer.Option(metavar="HEX", help="Demand this nonce.")] = None,
     root: Annotated[
-        Path | None, typer.Option(metavar="PEM", help="Root certificate to trust. [default: AWS Nitro Enclaves G1]")
+        Path | None, typer.Option(metavar="PEM", help="Root certificate to trust. Default: that of AWS.")
     ] = None,
-    allow_debug: Annotated[
-        bool, typer.Option("--allow-debug", help="Accept an enclave in debug mode, which proves nothing.")
-    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Verify an attestation document: exit 0 and its facts, 1 and the failed check, or 2 for a misuse."""
-    trust_root, root_text = _read_root(root)
+    """Verify an attestation document: exit 0 and its facts, 1 and the failed check, or 2 for a misuse.
+
+    A document of an enclave in debug mode is marked; its measurements are zero, so it never matches --pcr0.
+    """
+    trust_root = read_root(root)
     when, time_text = _read_time(at)
-    basis = _Basis(root_text, time_text)
+    basis = _Basis(f"{root or 'AWS Nitro Enclaves root G1'} (SHA-256 {trust_root.fingerprint.hex()})", time_text)
     policy = DocumentPolicy(
-        pcrs=ANYTHING if pcr0 is None else {0: [_from_hex("--pcr0", pcr0)]},
-        nonce=ANYTHING if nonce is None else _from_hex("--nonce", nonce),
+        pcrs=ANYTHING if pcr0 is None else {0: [read_pcr("--pcr0", pcr0, may_be_zero=True)]},
+        nonce=ANYTHING if nonce is None else read_hex("--nonce", nonce),
         public_key=ANYTHING,
         user_data=ANYTHING,
-        allow_debug=allow_debug,
+        allow_debug=pcr0 is None,  # where the image does not matter; it is marked in the output
     )
     data = _decode_base64(_read_input(file))
     try:
         verified = parse_document(data).verify(trust_root, policy, when)
     except AttestationError as error:
         _print_refusal(error, basis, as_json=as_json)
-        raise typer.Exit(_REFUSED) from error
+        raise typer.Exit(EXIT_REFUSED) from error
     _print_facts(verified, basis, as_json=as_json)
-
-
-def _read_root(path: Path | None) -> tuple[TrustRoot, str]:
-    if path is None:
-        return AWS_NITRO_ROOT_G1, "AWS Nitro Enclaves root G1"
-    try:
-        root = TrustRoot.from_pem(path.read_bytes())
-    except OSError as error:
-        raise typer.BadParameter(f"{path}: {error.strerror}", param_hint="--root") from error
-    except ValueError as error:
-        raise typer.BadParameter(f"{path} is not a PEM file with one certificate", param_hint="--root") from error
-    return root, f"{path} (SHA-256 {root.fingerprint.hex()})"
 
 
 def _read_time(text: str | None) -> tuple[VerificationTime, str]:
@@ -122,13 +107,6 @@ def _read_time(text: str | None) -> tuple[VerificationTime, str]:
 def _from_iso(text: str) -> float:
     time = datetime.fromisoformat(text)
     return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
-
-
-def _from_hex(option: str, text: str) -> bytes:
-    try:
-        return bytes.fromhex(text)
-    except ValueError as error:
-        raise typer.BadParameter("not hexadecimal digits in pairs", param_hint=option) from error
 
 
 def _read_input(file: str) -> bytes:
@@ -157,7 +135,7 @@ def _decode_base64(data: bytes) -> bytes:
 
 def _print_refusal(error: AttestationError, basis: _Basis, *, as_json: bool) -> None:
     if as_json:
-        print(json.dumps({"verified": False, "failed_check": error.check, "reason": error.text, **basis.as_json()}))
+        print_json({"verified": False, "failed_check": error.check, "reason": error.text, **basis.as_json()})
         return
     print(f"REFUSED by check {error.check}: {error.text}")
     print(f"verified at  {basis.time}")
@@ -177,7 +155,7 @@ def _print_facts(verified: VerifiedDocument, basis: _Basis, *, as_json: bool) ->
         "certificates_not_after": verified.certificates_not_after.isoformat(),
     }
     if as_json:
-        print(json.dumps({"verified": True, **facts, **basis.as_json()}))
+        print_json({"verified": True, **facts, **basis.as_json()})
         return
     print("VERIFIED")
     print(f"verified at  {basis.time}")

@@ -46,16 +46,16 @@ def read_hex(option: str, text: str) -> bytes:
         raise typer.BadParameter("not hexadecimal digits in pairs", param_hint=option) from error
 
 
-def read_pcr(option: str, text: str) -> bytes:
+def read_pcr(option: str, text: str, *, may_be_zero: bool = False) -> bytes:
     """Return a PCR value; zeros are refused, because every enclave in debug mode has them.
 
     Raises:
-        typer.BadParameter: not 96 hexadecimal digits, or all of them zero.
+        typer.BadParameter: not 96 hexadecimal digits, or all of them zero unless that is for the caller to judge.
     """
     value = read_hex(option, text)
     if len(value) != PCR_BYTES:
         raise typer.BadParameter(f"a PCR has {2 * PCR_BYTES} hexadecimal digits, not {len(text)}", param_hint=option)
-    if not any(value):
+    if not any(value) and not may_be_zero:
         raise typer.BadParameter(
             "all zeros is what an enclave in debug mode shows; it proves nothing", param_hint=option
         )
