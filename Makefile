@@ -56,6 +56,9 @@ MINUTES ?= 10
 fuzz: setup-dev $(VENV)/.fuzz ## fuzz the parsers of hostile input for MINUTES minutes, guided by coverage where atheris is installed
 	$(BIN)/python -m tests.fuzz --minutes $(MINUTES)
 
+chaos: setup-dev ## break the service for MINUTES minutes and check it; SEED=… repeats a plan, JOBS=… says how many
+	$(BIN)/python -m tests.chaos --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(if $(JOBS),--jobs $(JOBS))
+
 format: setup-dev ## put the code in its one form
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
