@@ -1,4 +1,4 @@
-"""`nitro-signer enqueue`: puts a job on its queue."""
+"""`nitro-signer enqueue`: puts jobs on their queues."""
 
 import asyncio
 import json
@@ -9,6 +9,8 @@ import typer
 
 from protocol.jobs import JobRefusedError, MessageEncoding, parse_job
 from protocol.messages import Digest, Scheme, SignatureFormat
+from workers.cli.enqueue_file import EPILOG as FILE_EPILOG
+from workers.cli.enqueue_file import enqueue_file
 from workers.cli.output import fail, print_json
 from workers.cli.queues import open_queues
 from workers.cli.settings import ConfigOption, load_or_fail, role_or_fail
@@ -18,7 +20,8 @@ if TYPE_CHECKING:
 
     from config.worker import WorkerRole
 
-app = typer.Typer(no_args_is_help=True, help="Put a job on its queue.")
+app = typer.Typer(no_args_is_help=True, help="Put jobs on their queues.")
+app.command("file", epilog=FILE_EPILOG)(enqueue_file)
 
 _FIFO_SUFFIX = ".fifo"
 
@@ -28,20 +31,31 @@ JobIdOption = Annotated[
 ReplyToOption = Annotated[
     str | None, typer.Option("--reply-to", metavar="URL", help="Queue for the reply, if the worker allows it.")
 ]
+AsJsonOption = Annotated[bool, typer.Option("--json", help="Print a JSON object.")]
 UserIdArgument = Annotated[str, typer.Argument(metavar="USERID", help="Whose key.")]
 
 
 @app.callback()
 def enqueue() -> None:
-    """Put a job on its queue, and print its id."""
+    """Put jobs on their queues: one from arguments, or those of a file."""
 
 
 @app.command(epilog="Example: nitro-signer enqueue generate u001 --config worker.toml")
 def generate(
-    userid: UserIdArgument, config: ConfigOption, job_id: JobIdOption = None, reply_to: ReplyToOption = None
+    userid: UserIdArgument,
+    config: ConfigOption,
+    job_id: JobIdOption = None,
+    reply_to: ReplyToOption = None,
+    *,
+    as_json: AsJsonOption = False,
 ) -> None:
     """Have a key made for a user id, or get the key that it has."""
-    _send("generate", config, {"type": "generate", "job_id": job_id, "userid": userid, "reply_to": reply_to})
+    _send(
+        "generate",
+        config,
+        {"type": "generate", "job_id": job_id, "userid": userid, "reply_to": reply_to},
+        as_json=as_json,
+    )
 
 
 @app.command(epilog="Example: nitro-signer enqueue sign u001 'Hello World' --digest keccak256 --config worker.toml")
@@ -57,6 +71,8 @@ def sign(
     ] = SignatureFormat.COMPACT,
     job_id: JobIdOption = None,
     reply_to: ReplyToOption = None,
+    *,
+    as_json: AsJsonOption = False,
 ) -> None:
     """Have a message signed with the key of a user id."""
     job = {
@@ -70,10 +86,10 @@ def sign(
         "format": signature_format,
         "reply_to": reply_to,
     }
-    _send("sign", config, job)
+    _send("sign", config, job, as_json=as_json)
 
 
-def _send(role: "WorkerRole", config: "Path", job: dict[str, str | None]) -> None:
+def _send(role: "WorkerRole", config: "Path", job: dict[str, str | None], *, as_json: bool) -> None:
     body = json.dumps({name: value for name, value in job.items() if value is not None}, ensure_ascii=False)
     try:
         parsed = parse_job(body, "unsent")
@@ -91,4 +107,8 @@ def _send(role: "WorkerRole", config: "Path", job: dict[str, str | None]) -> Non
             return sent["MessageId"]
 
     message_id = asyncio.run(send())
-    print_json({"job_id": job["job_id"] or message_id, "message_id": message_id, "queue_url": queue_url})
+    job_id = job["job_id"] or message_id
+    if as_json:
+        print_json({"job_id": job_id, "message_id": message_id, "queue_url": queue_url})
+    else:
+        print(f"{job_id}  on {queue_url.rsplit('/', 1)[-1]}")

@@ -9,13 +9,26 @@ from workers.cli.output import fail
 if TYPE_CHECKING:
     from types_aiobotocore_sqs import SQSClient
 
+    from config.engine import EngineSettings
+    from config.worker import WorkerRole, WorkerSettings
+
 _TRIES: Final = 3
 _READ_TIMEOUT_S: Final = 30.0
 """More than the longest poll, which takes 20 s."""
 
 
+def engines_of(settings: "WorkerSettings") -> "dict[WorkerRole, EngineSettings]":
+    """Return the queue settings of the kinds of workers that a configuration has."""
+    engines: dict[WorkerRole, EngineSettings] = {}
+    if settings.generate is not None:
+        engines["generate"] = settings.generate.engine
+    if settings.sign is not None:
+        engines["sign"] = settings.sign.engine
+    return engines
+
+
 @contextlib.asynccontextmanager
-async def open_queues(command: str, region: str) -> AsyncGenerator["SQSClient", None]:
+async def open_queues(command: str, region: str, *, connections: int = 1) -> AsyncGenerator["SQSClient", None]:
     """Open a client; what SQS or the way to it refuses becomes one line and exit code 2."""
     from aiobotocore.session import get_session
     from botocore.exceptions import BotoCoreError, ClientError
@@ -25,7 +38,7 @@ async def open_queues(command: str, region: str) -> AsyncGenerator["SQSClient", 
     session = get_session()
     session.set_config_variable("region", region)
     try:
-        async with sqs_client(session, connections=1, read_timeout_s=_READ_TIMEOUT_S, tries=_TRIES) as client:
+        async with sqs_client(session, connections=connections, read_timeout_s=_READ_TIMEOUT_S, tries=_TRIES) as client:
             yield client
     except (BotoCoreError, ClientError) as error:
         fail(command, str(error))

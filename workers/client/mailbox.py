@@ -12,7 +12,7 @@ from workers.client.desk import ReplyDesk
 from workers.client.errors import NoAnswerError
 from workers.client.reply_queue import VISIBILITY_TIMEOUT_S
 from workers.client.settings import ClientSettings
-from workers.delivery import FIFO_SUFFIX
+from workers.job_letter import job_letter
 from workers.letters import Letter
 from workers.lifecycle import Event
 from workers.sqs import QueueError, SqsCalls, queue_name
@@ -64,7 +64,7 @@ class Mailbox:
         """
         settings = self._settings
         queue_url = settings.generate_queue_url if job.type == "generate" else settings.sign_queue_url
-        letter = _letter(job, is_fifo=queue_url.endswith(FIFO_SUFFIX))
+        letter = job_letter(job, queue_url)
         event = Event.BROKE
         for attempt in range(settings.call_tries):
             if attempt:  # a job that is sent twice is done twice, to the same result; the second reply is dropped
@@ -100,16 +100,6 @@ class Mailbox:
             self._desk.take(message["Body"])
         if messages:  # a reply that cannot be deleted comes again, and is then unknown
             await self._calls.delete(self._reply_queue_url, [message["ReceiptHandle"] for message in messages])
-
-
-def _letter(job: Job, *, is_fifo: bool) -> Letter:
-    body = job.model_dump_json(exclude_defaults=True)
-    return Letter(
-        body=body,
-        size_bytes=len(body.encode()),
-        group_id=job.userid if is_fifo else None,
-        deduplication_id=job.job_id if is_fifo else None,
-    )
 
 
 def _size(letter: Letter) -> int:

@@ -234,12 +234,12 @@ async def test_a_worker_process_does_jobs_from_queue_to_reply(stack: Stack) -> N
     signer = ScriptedProcess()
     async with serving(stack.generator, generator), serving(stack.signer, signer):
         workers = [await stack.start("worker", role) for role in ("generate", "sign")]
-        sent = json.loads(await stack.command("enqueue", "generate", "u1", "--job-id", "g-1"))
+        sent = json.loads(await stack.command("enqueue", "generate", "u1", "--job-id", "g-1", "--json"))
         assert (sent["job_id"], sent["queue_url"]) == ("g-1", stack.queues.generate)
         (line,) = (await stack.command("replies", "--count", "1", "--json")).splitlines()
         reply = json.loads(line)
         assert (reply["job_id"], reply["status"], reply["created"]) == ("g-1", "ok", True)
-        sent = json.loads(await stack.command("enqueue", "sign", "u1", "Hello World", "--format", "der"))
+        sent = json.loads(await stack.command("enqueue", "sign", "u1", "Hello World", "--format", "der", "--json"))
         (line,) = (await stack.command("replies", "--count", "1", "--json")).splitlines()
         signed = json.loads(line)
         assert (signed["job_id"], signed["verified"]) == (sent["message_id"], True)
