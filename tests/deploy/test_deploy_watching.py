@@ -1,0 +1,130 @@
+"""One list of events, fields, metrics and alarms: in the code, the templates, the dashboard and the documentation."""
+
+import json
+import re
+from typing import Any
+
+import pytest
+
+from config.fields import FIELDS
+from protocol.errors import ErrorCode
+from protocol.messages import NotReadyReason
+from tests.deploy.log_events import events_in_code
+from tests.deploy.template import ROOT, Rendered
+from tests.deploy.test_deploy_policies import SERVICE
+from workers.proxy.metrics import NAMESPACE, DestinationMetrics, embedded_metrics
+
+DOCS = ROOT / "docs"
+
+
+@pytest.fixture(scope="module")
+def service() -> Rendered:
+    """Give the service stack with its optional parts."""
+    return Rendered("service.yaml", SERVICE)
+
+
+def table(heading: str) -> list[str]:
+    """Return the names in the first column of the tables of a section of docs/metrics.md."""
+    text = (DOCS / "metrics.md").read_text()
+    section = re.search(rf"^## {heading}\n(.*?)(?=^## |\Z)", text, re.DOTALL | re.MULTILINE)
+    assert section is not None
+    return re.findall(r"^\| `(\w+)` \|", section[1], re.MULTILINE)
+
+
+def test_fields() -> None:
+    """The documented fields are those that a log line may have."""
+    assert table("Fields") == list(FIELDS)
+
+
+def test_events() -> None:
+    """The documented events are those that the code writes."""
+    assert set(table("Events")) == events_in_code()
+
+
+def made_metrics(service: Rendered) -> set[str]:
+    """Return the metrics of all metric filters."""
+    filters = service.of_type("AWS::Logs::MetricFilter").values()
+    return {change["MetricName"] for body in filters for change in body["MetricTransformations"]}
+
+
+def test_metrics(service: Rendered) -> None:
+    """The documented metrics are those that the template makes from logs."""
+    assert set(table("Metrics")) == made_metrics(service)
+
+
+def proxy_metrics() -> set[str]:
+    """Return the names of the embedded metrics of the proxy."""
+    line = json.loads(embedded_metrics("d", DestinationMetrics("d").counts(), 0, [1.0], 0))
+    return {metric["Name"] for metric in line["_aws"]["CloudWatchMetrics"][0]["Metrics"]}
+
+
+def test_filters_look_for_what_is_written(service: Rendered) -> None:
+    """Every pattern asks for an event of the code, by fields that exist, with codes and reasons of the closed sets."""
+    known = {
+        "event": events_in_code(),
+        "code": {code.value for code in ErrorCode},
+        "reason": {reason.value for reason in NotReadyReason},
+    }
+    for name, body in service.of_type("AWS::Logs::MetricFilter").items():
+        if body["LogGroupName"] == "trail":
+            continue
+        asked = re.findall(r'\$\.(\w+) = "(\w+)"', body["FilterPattern"])
+        assert asked, name
+        for field, value in asked:
+            assert field in FIELDS, name
+            assert value in known[field], name
+
+
+def test_alarms_watch_metrics_that_exist(service: Rendered) -> None:
+    """An alarm on a metric of ours names one that is made; each alarm has its section in the runbook."""
+    ours = {"NitroSigner": made_metrics(service), NAMESPACE: proxy_metrics()}
+    alarms = service.of_type("AWS::CloudWatch::Alarm")
+    for name, body in alarms.items():
+        if body.get("Namespace") in ours:
+            assert body["MetricName"] in ours[body["Namespace"]], name
+    headings = re.findall(r"^### (\w+)$", (DOCS / "runbook.md").read_text(), re.MULTILINE)
+    assert sorted(headings) == sorted(name.removesuffix("Alarm") for name in alarms)
+
+
+def dashboard_metrics(metrics: list[list[Any]]) -> list[tuple[str, str]]:
+    """Return namespace and name of each line of a widget, with its abbreviations (. and ...) written out."""
+    full: list[list[Any]] = []
+    for line in metrics:
+        before = full[-1] if full else []
+        if line[0] == "...":
+            short = [part for part in line[1:] if not isinstance(part, dict)]
+            line = before[: len(before) - len(short)] + short  # noqa: PLW2901 - what it stands for
+        full.append([before[i] if part == "." else part for i, part in enumerate(line)])
+    return [(line[0], line[1]) for line in full]
+
+
+def test_dashboard(service: Rendered) -> None:
+    """The dashboard is JSON, and its widgets show metrics that exist."""
+    (dashboard,) = service.of_type("AWS::CloudWatch::Dashboard").values()
+    body = json.loads(dashboard["DashboardBody"])
+    ours = {"NitroSigner": made_metrics(service), NAMESPACE: proxy_metrics()}
+    shown: set[str] = set()
+    for widget in body["widgets"]:
+        for namespace, metric in dashboard_metrics(widget["properties"]["metrics"]):
+            if namespace in ours:
+                assert metric in ours[namespace]
+                shown.add(metric)
+            else:
+                assert namespace in {"AWS/SQS", "AWS/AutoScaling"}
+    assert made_metrics(service) <= shown
+
+
+def test_queries_ask_for_fields_that_exist(service: Rendered) -> None:
+    """Saved queries name fields and events of ours."""
+    events = events_in_code()
+    for name, body in service.of_type("AWS::Logs::QueryDefinition").items():
+        text = body["QueryString"]
+        wanted = re.search(r"^fields (.*)$", text, re.MULTILINE)
+        for field in wanted[1].split(", ") if wanted else ():
+            assert field == "@timestamp" or field in FIELDS, name
+        for field in re.findall(r"(?:filter|sum\(|max\()\s*(\w+)", text):
+            assert field in FIELDS, name
+        for quoted in re.findall(r'event = "(\w+)"', text):
+            assert quoted in events, name
+        if listed := re.search(r"event in \[(.*?)\]", text):
+            assert set(re.findall(r'"(\w+)"', listed[1])) <= events, name
