@@ -117,8 +117,8 @@ def test_decisions(who: str, pcr0: str | None, action: str, is_allowed: bool) ->
     rendered = foundation(IMAGES)
     identity = {
         name: parse_policy(json.dumps(body["PolicyDocument"]), PolicyKind.IDENTITY)
-        for name, body in rendered.of_type("AWS::IAM::RolePolicy").items()
-        if body["RoleName"] == who
+        for name, body in rendered.of_type("AWS::IAM::Policy").items()
+        if who in body["Roles"]
     }
     key = parse_policy(json.dumps(rendered.properties("Key")["KeyPolicy"]), PolicyKind.KEY)
     arn = ADMIN if who == "Admin" else rendered.arn(who)
@@ -180,8 +180,8 @@ def methods_called(path: str) -> set[str]:
 
 def allowed(rendered: Rendered, role: str) -> Iterator[tuple[str, str]]:
     """Yield each action and resource that a role's own policies allow."""
-    for body in rendered.of_type("AWS::IAM::RolePolicy").values():
-        if body["RoleName"] != role:
+    for body in rendered.of_type("AWS::IAM::Policy").values():
+        if role not in body["Roles"]:
             continue
         for statement in body["PolicyDocument"]["Statement"]:
             if statement["Effect"] == "Allow":
