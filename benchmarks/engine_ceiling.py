@@ -48,7 +48,7 @@ class NoWork:
         if self._left == 0:
             self._stop.request()
         return [
-            Answered(SignReply(job_id=job.job_id, userid=job.userid, signature=_SIGNATURE, publickey=_PUBLIC_KEY))
+            Answered(SignReply(job_id=job.job_id, userid=job.userid or "", signature=_SIGNATURE, publickey=_PUBLIC_KEY))
             for job in jobs
         ]
 

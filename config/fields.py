@@ -16,8 +16,9 @@ FIELDS: Final[Mapping[str, str]] = {
     "event": "what happened, as a fixed name",
     # Jobs
     "job_id": "the job's own id, or the SQS message id",
+    "item": "place of a signature in its bulk job, from 0",
     "message_id": "the SQS message id",
-    "job_type": "generate, sign or unknown",
+    "job_type": "generate, sign, sign_batch or unknown",
     "userid": "whose key",
     "publickey": "x||y of a public key, 128 hexadecimal digits",
     "digest": "the 32 bytes that were signed, hexadecimal",

@@ -8,20 +8,24 @@ import base64
 import binascii
 import json
 from enum import StrEnum, unique
-from typing import Annotated, Any, Literal, NoReturn, Self, TypeAlias, TypeVar
+from typing import Annotated, Any, ClassVar, Final, Literal, NoReturn, Self, TypeAlias, TypeVar
 
-from pydantic import Field, TypeAdapter, ValidationError, model_validator
+from pydantic import Field, PlainValidator, TypeAdapter, ValidationError, model_validator
 
 from protocol.cbor import is_map
 from protocol.errors import ErrorCode, SignerError
 from protocol.forms import check_form
-from protocol.messages import MAX_MESSAGE_BYTES, Digest, Scheme, SignatureFormat
+from protocol.messages import MAX_BATCH_ITEMS, MAX_MESSAGE_BYTES, Digest, Scheme, SignatureFormat
 from protocol.model import StrictModel, UserId, describe_validation_error
 
 JobId = Annotated[str, Field(pattern=r"^[!-~]{1,128}$")]
 """Printable ASCII without spaces: what SQS takes as a deduplication id (SQS API, SendMessage)."""
 
-JobType: TypeAlias = Literal["generate", "sign", "unknown"]
+JobType: TypeAlias = Literal["generate", "sign", "sign_batch", "unknown"]
+WorkerType: TypeAlias = Literal["generate", "sign"]
+
+MAX_JOB_ITEMS: Final = MAX_BATCH_ITEMS
+"""Signatures of one bulk job."""
 
 _MAX_MESSAGE_TEXT = 2 * MAX_MESSAGE_BYTES + 2
 """Hex is the longest encoding: two digits a byte, and `0x`."""
@@ -29,7 +33,9 @@ _MAX_MESSAGE_TEXT = 2 * MAX_MESSAGE_BYTES + 2
 _MAX_DIGITS = 19
 """No job has a number yet; a signed 64-bit one is as much as other readers of JSON take."""
 
-_JOB_TYPE: TypeAdapter[Literal["generate", "sign"]] = TypeAdapter(Literal["generate", "sign"])
+_JOB_TYPE: TypeAdapter[Literal["generate", "sign", "sign_batch"]] = TypeAdapter(
+    Literal["generate", "sign", "sign_batch"]
+)
 _JOB_ID: TypeAdapter[str] = TypeAdapter(JobId)
 _USERID: TypeAdapter[str] = TypeAdapter(UserId)
 _Known = TypeVar("_Known")
@@ -47,24 +53,24 @@ class MessageEncoding(StrEnum):
 class GenerateJob(StrictModel):
     """Makes a key for a user, or answers with the key that the user has."""
 
+    worker: ClassVar[WorkerType] = "generate"
+    """Whose queue takes it."""
+
     type: Literal["generate"]
     job_id: JobId
     userid: UserId
     reply_to: Annotated[str | None, Field(max_length=256)] = None
 
 
-class SignJob(StrictModel):
-    """Signs a message with the key of a user."""
+class SignRequest(StrictModel):
+    """One signature: what is signed, whose key signs, and how the signature is written."""
 
-    type: Literal["sign"]
-    job_id: JobId
     userid: UserId
     message: Annotated[str, Field(max_length=_MAX_MESSAGE_TEXT)]
     encoding: Annotated[MessageEncoding, Field(strict=False)] = MessageEncoding.UTF8
     digest: Annotated[Digest, Field(strict=False)] = Digest.SHA256
     scheme: Annotated[Scheme, Field(strict=False)] = Scheme.ECDSA
     format: Annotated[SignatureFormat, Field(strict=False)] = SignatureFormat.COMPACT
-    reply_to: Annotated[str | None, Field(max_length=256)] = None
     authorization: None = None
     """Reserved for the client's own signature over the job; not accepted yet."""
 
@@ -96,8 +102,66 @@ class SignJob(StrictModel):
             raise ValueError("message: not base64") from error
 
 
-Job = GenerateJob | SignJob
-_JOB: TypeAdapter[Job] = TypeAdapter(Annotated[Job, Field(discriminator="type")])
+class SignJob(SignRequest):
+    """Signs a message with the key of a user."""
+
+    worker: ClassVar[WorkerType] = "sign"
+
+    type: Literal["sign"]
+    job_id: JobId
+    reply_to: Annotated[str | None, Field(max_length=256)] = None
+
+
+class SignBatchItem(SignRequest):
+    """One signature of a bulk job."""
+
+    item_id: JobId | None = None
+    """Comes back with the result; the place in the job does, too."""
+
+
+class BadBatchItem(StrictModel):
+    """What an item of a bulk job becomes when it is malformed, so that it fails alone."""
+
+    item_id: JobId | None
+    userid: UserId | None
+    detail: str
+
+
+def _item_or_problem(value: object) -> SignBatchItem | BadBatchItem:
+    try:
+        return SignBatchItem.model_validate(value)
+    except ValidationError as error:
+        fields = value if is_map(value) else {}
+        return BadBatchItem(
+            item_id=_known(fields, "item_id", _JOB_ID),
+            userid=_known(fields, "userid", _USERID),
+            detail=describe_validation_error(error),
+        )
+
+
+class SignBatchJob(StrictModel):
+    """Signs many messages, with the keys of any users: a bulk job."""
+
+    worker: ClassVar[WorkerType] = "sign"
+    userid: ClassVar[None] = None
+    """It is no one user's job."""
+
+    type: Literal["sign_batch"]
+    job_id: JobId
+    items: Annotated[
+        tuple[
+            Annotated[
+                SignBatchItem | BadBatchItem, PlainValidator(_item_or_problem, json_schema_input_type=SignBatchItem)
+            ],
+            ...,
+        ],
+        Field(min_length=1, max_length=MAX_JOB_ITEMS, strict=False),
+    ]
+    reply_to: Annotated[str | None, Field(max_length=256)] = None
+
+
+Job = GenerateJob | SignJob | SignBatchJob
+JOB: TypeAdapter[Job] = TypeAdapter(Annotated[Job, Field(discriminator="type")])
 
 
 class JobRefusedError(Exception):
@@ -120,7 +184,7 @@ def parse_job(body: str, message_id: str) -> Job:
     fields: dict[str, Any] = {}
     try:
         fields = _parse_object(body)
-        return _JOB.validate_python({"job_id": message_id, **fields})
+        return JOB.validate_python({"job_id": message_id, **fields})
     except ValidationError as error:
         detail = describe_validation_error(error)
     except ValueError as error:
@@ -216,6 +280,54 @@ class ReplyError(StrictModel):
     message: str
     retryable: bool
 
+    @classmethod
+    def of(cls, error: SignerError) -> Self:
+        """Return how a reply tells an error of the closed set."""
+        return cls(code=error.code, message=error.detail, retryable=error.code.retryable)
+
+
+class BatchSignature(StrictModel):
+    """A signature of a bulk job, verified."""
+
+    index: int
+    """Place of the item in its job, from 0."""
+    item_id: str | None
+    status: Literal["ok"] = "ok"
+    userid: str
+    signature: str
+    """Hexadecimal; the bytes depend on `format`."""
+    publickey: str
+    verified: Literal[True] = True
+
+
+class BatchFailure(StrictModel):
+    """Why an item of a bulk job has no signature."""
+
+    index: int
+    item_id: str | None
+    status: Literal["error"] = "error"
+    userid: str | None
+    error: ReplyError
+
+
+BatchResult: TypeAlias = BatchSignature | BatchFailure
+
+
+class SignBatchReply(StrictModel):
+    """The results of a bulk job in the order of its items; in several numbered parts when they do not fit into one."""
+
+    userid: ClassVar[None] = None
+
+    type: Literal["sign_batch"] = "sign_batch"
+    job_id: str
+    status: Literal["ok"] = "ok"
+    """Each result has a status of its own."""
+    part: int = 1
+    parts: int = 1
+    results: Annotated[
+        tuple[Annotated[BatchResult, Field(discriminator="status")], ...], Field(strict=False, max_length=MAX_JOB_ITEMS)
+    ]
+
 
 class ErrorReply(StrictModel):
     """The answer to a job that failed. `type` is `unknown` when the body did not tell."""
@@ -229,9 +341,8 @@ class ErrorReply(StrictModel):
     @classmethod
     def of(cls, job_type: JobType, job_id: str, userid: str | None, error: SignerError) -> Self:
         """Return the reply for an error of the closed set."""
-        body = ReplyError(code=error.code, message=error.detail, retryable=error.code.retryable)
-        return cls(type=job_type, job_id=job_id, userid=userid, error=body)
+        return cls(type=job_type, job_id=job_id, userid=userid, error=ReplyError.of(error))
 
 
-Reply = GenerateReply | SignReply | ErrorReply
+Reply = GenerateReply | SignReply | SignBatchReply | ErrorReply
 REPLY: TypeAdapter[Reply] = TypeAdapter(Reply)

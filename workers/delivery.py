@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final, Literal, NotRequired, TypeAlias, TypedDict
+from typing import Final, NotRequired, TypedDict
 
 from config.engine import EngineSettings
 from protocol.errors import ErrorCode, SignerError
-from protocol.jobs import Job, JobRefusedError, JobType, parse_job
+from protocol.jobs import Job, JobRefusedError, JobType, WorkerType, parse_job
 from workers.lifecycle import Life, Policy
 
 FIFO_SUFFIX: Final = ".fifo"
@@ -31,9 +31,6 @@ class ReceivedMessage(TypedDict):
     MessageAttributes: NotRequired[Mapping[str, AttributeValue]]
 
 
-WorkerType: TypeAlias = Literal["generate", "sign"]
-
-
 @dataclass(slots=True, eq=False, kw_only=True)
 class Delivery:
     """One message under one receipt handle. Never logged whole: it has the body and the handle."""
@@ -54,8 +51,8 @@ class Delivery:
     reply_queue_url: str
     error: SignerError | None
     """Why there is no answer: set from the start when the body is refused."""
-    reply: str | None = field(default=None, repr=False)
-    """The reply's JSON, once there is one."""
+    replies: tuple[str, ...] = field(default=(), repr=False)
+    """The reply's JSON once there is one, in as many messages as it takes."""
 
 
 class MessageReader:
@@ -85,7 +82,7 @@ class MessageReader:
                 error = SignerError(ErrorCode.BAD_REQUEST, "reply_to: this queue is not allowed")
             else:
                 reply_queue_url = parsed.reply_to or reply_queue_url
-            if job_type != self._job_type:
+            if parsed.worker != self._job_type:
                 error = SignerError(ErrorCode.WRONG_QUEUE)
             if error is None:
                 job = parsed

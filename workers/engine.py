@@ -15,11 +15,12 @@ import structlog
 from config.engine import EngineSettings
 from protocol.clock import Clock
 from protocol.errors import ErrorCode, SignerError
-from protocol.jobs import Job
+from protocol.jobs import GenerateReply, Job, SignBatchReply, SignReply
 from workers.delivery import Delivery, MessageReader
 from workers.gate import AllOpen, Gate
 from workers.intake import Intake
 from workers.ledger import Ledger, Work
+from workers.letters import reply_bodies
 from workers.lifecycle import Action, Event, Policy, State, full_jitter_ceiling
 from workers.outcome import Answered, Failed, JobHandler, Outcome
 from workers.settlement import Settlement
@@ -216,11 +217,16 @@ class Engine:
     def _judge(self, delivery: Delivery, outcome: Outcome) -> Event:
         if isinstance(outcome, Answered):
             self._answered += 1
-            delivery.reply = outcome.reply.model_dump_json()
+            delivery.replies = self._bodies(outcome.reply)
             return Event.ANSWERED
         delivery.error = outcome.error
+        if outcome.reply is not None:
+            delivery.replies = self._bodies(outcome.reply)
         self._count_failure(delivery, outcome.error)
         return Event.FAILED if outcome.error.code.retryable else Event.REFUSED
+
+    def _bodies(self, reply: GenerateReply | SignReply | SignBatchReply) -> tuple[str, ...]:
+        return reply_bodies(reply, self._settings.max_batch_bytes)
 
     def _count_failure(self, delivery: Delivery, error: SignerError) -> None:
         self._failures[error.code] += 1

@@ -4,16 +4,20 @@ Sizes are counted as SQS does: the body, and name, type and value of each messag
 AWSTraceHeader is a system attribute and counts for nothing (SQS developer guide, "message metadata").
 """
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from protocol.errors import SignerError
-from protocol.jobs import ErrorReply
+from protocol.jobs import BatchResult, ErrorReply, GenerateReply, SignBatchReply, SignReply
 from workers.delivery import FIFO_SUFFIX, AttributeValue, Delivery
 
 MAX_ATTRIBUTES: Final = 10
 """Message attributes of one message (SQS quotas)."""
+
+REASON_ATTRIBUTES: Final = ("error_code", "job_id", "source_queue", "receive_count", "source_message_id")
+"""What a dead letter says of itself."""
 
 _NO_USER: Final = "unknown"
 
@@ -36,16 +40,47 @@ def error_reply(delivery: Delivery, error: SignerError) -> str:
     return ErrorReply.of(delivery.job_type, delivery.job_id, delivery.userid, error).model_dump_json()
 
 
-def reply_letter(delivery: Delivery, reply: str) -> Letter:
-    """Return the message that answers a job. On a FIFO queue a repeated answer is dropped by its job id."""
-    is_fifo = delivery.reply_queue_url.endswith(FIFO_SUFFIX)
-    return Letter(
-        body=reply,
-        size_bytes=_utf8_bytes(reply),
-        trace_header=delivery.trace_header,
-        group_id=(delivery.userid or _NO_USER) if is_fifo else None,
-        deduplication_id=delivery.job_id if is_fifo else None,
+def reply_bodies(reply: GenerateReply | SignReply | SignBatchReply, max_bytes: int) -> tuple[str, ...]:
+    """Return the JSON of a reply: one body, or several for the results of a bulk job that are too many for one."""
+    whole = reply.model_dump_json()
+    if not isinstance(reply, SignBatchReply) or _utf8_bytes(whole) <= max_bytes:
+        return (whole,)
+    count = len(reply.results)
+    frame = reply.model_copy(update={"results": (), "part": count, "parts": count})  # as long as it can get
+    room_bytes = max_bytes - _utf8_bytes(frame.model_dump_json())
+    parts: list[list[BatchResult]] = [[]]
+    left_bytes = room_bytes
+    for result in reply.results:
+        size_bytes = _utf8_bytes(result.model_dump_json()) + len(",")
+        if size_bytes > left_bytes and parts[-1]:
+            parts.append([])
+            left_bytes = room_bytes
+        parts[-1].append(result)
+        left_bytes -= size_bytes
+    return tuple(
+        reply.model_copy(update={"results": tuple(results), "part": number, "parts": len(parts)}).model_dump_json()
+        for number, results in enumerate(parts, start=1)
     )
+
+
+def reply_letters(delivery: Delivery, replies: Sequence[str]) -> list[Letter]:
+    """Return the messages that answer a job. On a FIFO queue a repeated answer is dropped by its job id."""
+    is_fifo = delivery.reply_queue_url.endswith(FIFO_SUFFIX)
+    return [
+        Letter(
+            body=reply,
+            size_bytes=_utf8_bytes(reply),
+            trace_header=delivery.trace_header,
+            group_id=(delivery.userid or _NO_USER) if is_fifo else None,
+            deduplication_id=_deduplication_id(delivery.job_id, number) if is_fifo else None,
+        )
+        for number, reply in enumerate(replies)
+    ]
+
+
+def _deduplication_id(job_id: str, number: int) -> str:
+    """Return the job id; for a further part its hash with the number, because both together may be too long."""
+    return hashlib.sha256(f"{job_id} {number}".encode()).hexdigest() if number else job_id
 
 
 def dead_letter(delivery: Delivery, error: SignerError, *, source_url: str, target_url: str, max_bytes: int) -> Letter:
@@ -61,9 +96,8 @@ def dead_letter(delivery: Delivery, error: SignerError, *, source_url: str, targ
         ("receive_count", {"DataType": "Number", "StringValue": str(delivery.receive_count)}),
         ("source_message_id", _text(delivery.message_id)),
     ]
-    reasons = {name for name, _ in wanted}
     own = sorted(delivery.attributes.items())
-    wanted.extend((name, value) for name, value in own if name not in reasons)
+    wanted.extend((name, value) for name, value in own if name not in REASON_ATTRIBUTES)
     attributes: dict[str, AttributeValue] = {}
     size_bytes = _utf8_bytes(delivery.body)
     for name, value in wanted:

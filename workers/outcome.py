@@ -2,17 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeAlias
+from typing import Protocol, TypeAlias
 
 from protocol.errors import SignerError
-from protocol.jobs import GenerateReply, Job, SignReply
+from protocol.jobs import GenerateReply, Job, SignBatchReply, SignReply, WorkerType
 
 
 @dataclass(frozen=True, slots=True)
 class Answered:
     """The job is done, and what it made is durable: the reply may go out."""
 
-    reply: GenerateReply | SignReply
+    reply: GenerateReply | SignReply | SignBatchReply
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +20,8 @@ class Failed:
     """The job failed; whether for good, the error's code says."""
 
     error: SignerError
+    reply: SignBatchReply | None = None
+    """What to answer when there is no further try: what is done of a bulk job, and what is not."""
 
 
 Outcome: TypeAlias = Answered | Failed
@@ -29,8 +31,8 @@ class JobHandler(Protocol):
     """Does the work of one type of job; the engine does everything about queues."""
 
     @property
-    def job_type(self) -> Literal["generate", "sign"]:
-        """The type that this worker's queue takes."""
+    def job_type(self) -> WorkerType:
+        """The worker whose jobs it does: see `worker` of a job."""
         ...
 
     async def handle(self, jobs: Sequence[Job]) -> Sequence[Outcome]:

@@ -10,11 +10,12 @@ from protocol.clock import Clock
 from protocol.errors import ErrorCode, SignerError
 from workers.batching import Batcher
 from workers.delivery import Delivery
-from workers.letters import Letter, dead_letter, error_reply, reply_letter
+from workers.letters import Letter, dead_letter, error_reply, reply_letters
 from workers.lifecycle import Event
 from workers.sqs import SqsCalls
 
 _UNDELIVERABLE = SignerError(ErrorCode.INTERNAL, "the reply queue did not take the answer")
+_FROM_DONE_TO_WORST = (Event.DONE, Event.BROKE, Event.UNDONE)
 
 
 class Settlement:
@@ -44,21 +45,31 @@ class Settlement:
 
     async def reply(self, deliveries: Sequence[Delivery]) -> Sequence[Event]:
         """Send the replies, each to its own queue."""
-        letters = [reply_letter(delivery, _reply_of(delivery)) for delivery in deliveries]
-        urls = {delivery.reply_queue_url for delivery in deliveries}
-        if len(urls) == 1:
-            return await self._send(urls.pop(), letters)
-        events: dict[int, Event] = {}
+        letters = [
+            (delivery, letter) for delivery in deliveries for letter in reply_letters(delivery, _replies_of(delivery))
+        ]
+        by_url: dict[str, list[int]] = {}
+        for position, (delivery, _) in enumerate(letters):
+            by_url.setdefault(delivery.reply_queue_url, []).append(position)
+        events = [Event.BROKE] * len(letters)
 
-        async def send_to(url: str) -> None:
-            positions = [i for i, delivery in enumerate(deliveries) if delivery.reply_queue_url == url]
-            sent = await self._send(url, [letters[i] for i in positions])
-            events.update(zip(positions, sent, strict=True))
+        async def send_to(url: str, positions: Sequence[int]) -> None:
+            sent = await self._send(url, [letters[position][1] for position in positions])
+            for position, event in zip(positions, sent, strict=True):
+                events[position] = event
 
-        async with asyncio.TaskGroup() as sends:
-            for url in urls:
-                sends.create_task(send_to(url), name="replies")
-        return [events[i] for i in range(len(deliveries))]
+        if len(by_url) == 1:
+            await send_to(*by_url.popitem())
+        else:
+            async with asyncio.TaskGroup() as sends:
+                for url, positions in by_url.items():
+                    sends.create_task(send_to(url, positions), name="replies")
+        if len(letters) == len(deliveries):
+            return events
+        worst = dict.fromkeys(deliveries, Event.DONE)  # an answer is sent when all parts of it are
+        for (delivery, _), event in zip(letters, events, strict=True):
+            worst[delivery] = max(worst[delivery], event, key=_FROM_DONE_TO_WORST.index)
+        return list(worst.values())
 
     async def copy(self, deliveries: Sequence[Delivery]) -> Sequence[Event]:
         """Send copies to the dead-letter queue."""
@@ -103,7 +114,7 @@ class Settlement:
         return events
 
 
-def _reply_of(delivery: Delivery) -> str:
-    if delivery.reply is None:
-        delivery.reply = error_reply(delivery, delivery.error or _UNDELIVERABLE)
-    return delivery.reply
+def _replies_of(delivery: Delivery) -> tuple[str, ...]:
+    if not delivery.replies:
+        delivery.replies = (error_reply(delivery, delivery.error or _UNDELIVERABLE),)
+    return delivery.replies

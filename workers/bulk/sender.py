@@ -72,8 +72,8 @@ class BulkSender:
         for record in records:
             if record.job is None or record.line in already_sent:
                 continue
-            if record.job.type in self._queue_urls:
-                by_role.setdefault(record.job.type, []).append((record.line, record.job))
+            if record.job.worker in self._queue_urls:
+                by_role.setdefault(record.job.worker, []).append((record.line, record.job))
             else:
                 rejected[record.line] = f"there is no queue for jobs of the type {record.job.type}"
         events: dict[int, Event] = {}

@@ -16,7 +16,7 @@ from local.nitro_document import make_document
 from protocol.birth import BirthCertificate, birth_user_data
 from protocol.errors import ErrorCode, SignerError
 from protocol.forms import digest_of
-from protocol.jobs import ErrorReply, GenerateJob, GenerateReply, Job, SignJob, SignReply, parse_job
+from protocol.jobs import ErrorReply, GenerateJob, GenerateReply, Job, SignBatchJob, SignJob, SignReply, parse_job
 from protocol.publickey import compressed, ethereum_address
 from protocol.statement import KeyStatement, KmsKey
 from tests.workers.engine.conftest import HOST, MemorySqs
@@ -103,7 +103,8 @@ def signed(job: SignJob, key: KeyPair | None = None, message: bytes | None = Non
 
 
 def honest(job: Job) -> str:
-    """Return the honest reply to any job."""
+    """Return the honest reply to any job that the client sends."""
+    assert not isinstance(job, SignBatchJob)
     return generated(job) if isinstance(job, GenerateJob) else signed(job)
 
 

@@ -322,7 +322,7 @@ class ScriptedHandler:
             await asyncio.sleep(step)
         elif step is not None:
             return step
-        return Answered(SignReply(job_id=job.job_id, userid=job.userid, signature="5a", publickey="04"))
+        return Answered(SignReply(job_id=job.job_id, userid=job.userid or "", signature="5a", publickey="04"))
 
 
 class Rig:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -14,48 +12,26 @@ from structlog.testing import capture_logs
 
 from config.fields import FIELDS
 from enclave.keypair import KeyPair
-from protocol.address import UnixAddress
 from protocol.errors import ErrorCode, SignerError
 from protocol.forms import digest_of
 from protocol.jobs import GenerateJob, Job, SignJob, SignReply, parse_job
 from protocol.messages import Digest, Scheme, SignatureFormat, SignItem
 from tests.workers.parent.scripted import (
-    LONG_S,
-    STORE,
     ScriptedDynamoDb,
     ScriptedProcess,
     client_error,
     honest_signature,
     key_record,
-    pool_of,
     private_key_of,
-    serving,
 )
-from workers.dynamodb import DynamoDbCalls
-from workers.enclave_calls import SIGN
-from workers.keystore import KeyStore
+from tests.workers.parent.signing import handler_of
 from workers.outcome import Answered, Failed, Outcome
-from workers.sign import SignHandler, _item
+from workers.sign import _asked_by, _item
 from workers.verify import verify_signature
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable
+    from collections.abc import Callable
     from pathlib import Path
-
-
-@contextlib.asynccontextmanager
-async def handler_of(folder: Path, process: ScriptedProcess, db: ScriptedDynamoDb) -> AsyncGenerator[SignHandler, None]:
-    """Run a handler on one enclave process and a table."""
-    address = UnixAddress(str(folder / "e"))
-    calls: Any = db
-    async with (
-        serving(address, process),
-        pool_of([address], SIGN) as pool,
-        asyncio.TaskGroup() as group,
-    ):
-        async with asyncio.timeout(LONG_S):
-            await pool.wait_open()
-        yield SignHandler(KeyStore(DynamoDbCalls(calls, call_timeout_s=5, tries=1), STORE, group), pool)
 
 
 @pytest.fixture
@@ -141,7 +117,7 @@ async def test_each_job_of_a_batch_has_its_own_outcome(tmp_path: Path, db: Scrip
         None,
         None,
     ]
-    replies = [outcome.reply for outcome in outcomes if isinstance(outcome, Answered)]
+    replies = [o.reply for o in outcomes if isinstance(o, Answered) and isinstance(o.reply, SignReply)]
     assert [(reply.userid, reply.job_id) for reply in replies] == [("u0", "s-1"), ("u1", "s-1"), ("u1", "s-2")]
 
 
@@ -208,4 +184,5 @@ def test_any_text_of_a_job_is_what_the_enclave_gets(message: str) -> None:
         return
     parsed = parse_job(json.dumps({"type": "sign", "userid": "u1", "message": message}), "m-1")
     assert isinstance(parsed, SignJob)
-    assert _item(parsed, key_record("u1")).message == message.encode()
+    (asked,) = _asked_by(parsed)
+    assert _item(asked, key_record("u1")).message == message.encode()
