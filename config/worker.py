@@ -34,6 +34,9 @@ ENV_PREFIX: Final = "NITRO_SIGNER_"
 CONFIG_VARIABLE: Final = "NITRO_SIGNER_CONFIG"
 """Names the file for commands without `--config`."""
 
+CLIENT_VARIABLE: Final = "NITRO_SIGNER_CLIENT"
+"""Names the file with the settings of a client; nothing of the workers."""
+
 MAX_CONFIG_BYTES: Final = 1024 * 1024
 
 MIN_FRAME_BYTES: Final = 80 * 1024
@@ -105,12 +108,33 @@ class EnclaveClientSettings(StrictModel):
     """The same."""
 
 
+class BrakeSettings(StrictModel):
+    """How operators and limits hold signing back: see `workers.brakes`."""
+
+    table: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{3,255}$")] | None = None
+    """The table of the pause switch and of frozen users, partition key `userid`; None has neither."""
+    pause_check_s: Annotated[float, Field(gt=0, le=60)] = 2.0
+    """How often the switch is read."""
+    max_blind_s: Annotated[float, Field(ge=1, le=3_600)] = 30.0
+    """A switch that could not be read for so long counts as pulled."""
+    freeze_cache_s: Annotated[float, Field(ge=0, le=300)] = 5.0
+    """How long it may take until a freeze or its end is seen."""
+    signatures_per_s: Annotated[float, Field(gt=0, le=1_000_000)] | None = None
+    """Of one user, in each worker process, over time; None has no limit. A job over it is tried again later."""
+    signature_burst: Annotated[int, Field(ge=1, le=1_000_000)] = 10
+    """Signatures of one user at once, after a pause."""
+
+
 class RoleSettings(StrictModel):
     """One kind of worker: its enclaves and its queue."""
 
     enclaves: Annotated[tuple[EnclaveAddress, ...], Field(min_length=1, max_length=64, strict=False)]
     """The address of the first process of each enclave; how many processes there are, the enclave tells."""
     engine: EngineSettings
+    workers_per_instance: Annotated[int, Field(ge=1, le=64)] = 1
+    """Processes under one service, each with the pollers and slots of `engine`. One for each vCPU is a good start."""
+    health_port: Annotated[int, Field(ge=1, le=65_535)] | None = None
+    """`/healthz` and `/readyz` on 127.0.0.1; None has none."""
 
     @model_validator(mode="after")
     def _different_enclaves(self) -> Self:
@@ -141,6 +165,7 @@ class WorkerSettings(BaseSettings):
     sign: RoleSettings | None = None
     store: StoreSettings = StoreSettings()
     enclave: EnclaveClientSettings = EnclaveClientSettings()
+    brakes: BrakeSettings = BrakeSettings()
 
     @model_validator(mode="after")
     def _cross_check(self) -> Self:
@@ -153,6 +178,10 @@ class WorkerSettings(BaseSettings):
                 raise ValueError("generate.engine.queue_url, sign.engine.queue_url: two different queues")
             if set(self.generate.enclaves) & set(self.sign.enclaves):
                 raise ValueError("generate.enclaves, sign.enclaves: generator and signer are different enclaves")
+            if self.generate.health_port is not None and self.generate.health_port == self.sign.health_port:
+                raise ValueError("generate.health_port, sign.health_port: two different ports")
+        if self.brakes.table in {self.store.table, self.store.birth_table}:
+            raise ValueError("brakes.table: another table than those of store")
         for name, role in (("generate", self.generate), ("sign", self.sign)):
             if role is not None and role.engine.handler_timeout_s <= self.enclave.call_timeout_s:
                 raise ValueError(f"{name}.engine.handler_timeout_s: more than enclave.call_timeout_s")
@@ -188,7 +217,7 @@ class _OurVariables(EnvSettingsSource):
 
     def __call__(self) -> dict[str, Any]:
         for name in self.env_vars:
-            if not name.startswith(ENV_PREFIX.lower()) or name == CONFIG_VARIABLE.lower():
+            if not name.startswith(ENV_PREFIX.lower()) or name.upper() in {CONFIG_VARIABLE, CLIENT_VARIABLE}:
                 continue
             if name.removeprefix(ENV_PREFIX.lower()).split("__")[0] not in self.settings_cls.model_fields:
                 raise WorkerConfigError(f"{name.upper()}: unknown variable")

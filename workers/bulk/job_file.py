@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from enum import StrEnum, unique
 from typing import BinaryIO, Final
 
-from protocol.jobs import Job, JobRefusedError, SignJob, parse_job
+from config.engine import SQS_MAX_BYTES
+from protocol.jobs import Job, JobRefusedError, parse_job
 
-COLUMNS: Final = tuple(name for name in SignJob.model_fields if name != "authorization")
+COLUMNS: Final = ("type", "job_id", "userid", "message", "encoding", "digest", "scheme", "format", "reply_to")
 """What a CSV header may name: the fields of a job."""
 
-MAX_LINE_BYTES: Final = 1024 * 1024
-"""More than any job takes: a message of 64 KiB, each byte escaped as six characters."""
+MAX_LINE_BYTES: Final = SQS_MAX_BYTES
+"""No queue takes more."""
 
 _BOM: Final = "\ufeff"
 

@@ -7,8 +7,12 @@ import typer
 
 from config.logging import LogLevel, configure_logging
 from protocol.version import VERSION
-from workers.cli import attestation, config, enclave, enqueue, key, policy, worker
+from workers.cli import attestation, config, dlq, enclave, enqueue, key, policy, worker
+from workers.cli.ask import GENERATE_EPILOG, SIGN_EPILOG, generate, sign
+from workers.cli.replies import EPILOG as REPLIES_EPILOG
 from workers.cli.replies import replies
+from workers.cli.status import EPILOG as STATUS_EPILOG
+from workers.cli.status import status
 from workers.cli.vsock_proxy import vsock_proxy
 
 app = typer.Typer(
@@ -18,9 +22,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.add_typer(worker.app, name="worker")
+app.command(epilog=GENERATE_EPILOG)(generate)
+app.command(epilog=SIGN_EPILOG)(sign)
 app.add_typer(enqueue.app, name="enqueue")
-app.command(epilog="Example: nitro-signer replies --config worker.toml --count 2 --json")(replies)
+app.command(epilog=REPLIES_EPILOG)(replies)
+app.command(epilog=STATUS_EPILOG)(status)
+app.add_typer(dlq.app, name="dlq")
+app.add_typer(worker.app, name="worker")
 app.add_typer(config.app, name="config")
 app.add_typer(enclave.app, name="enclave")
 app.add_typer(key.app, name="key")

@@ -1,94 +1,168 @@
 """`nitro-signer replies`: takes replies from the reply queue and prints them."""
 
 import asyncio
-import json
 import math
 import sys
 import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
-from pydantic import ValidationError
 
-from protocol.jobs import REPLY, ErrorReply, GenerateReply, Reply
+from workers.cli.interruption import EXIT_INTERRUPTED
 from workers.cli.output import EXIT_REFUSED
-from workers.cli.queues import open_queues
+from workers.cli.queues import engines_of, open_queues
+from workers.cli.reply_lines import HEADER, read_reply
 from workers.cli.settings import ConfigOption, load_or_fail
 
 if TYPE_CHECKING:
     from types_aiobotocore_sqs import SQSClient
 
+EPILOG: Final = (
+    "Examples: nitro-signer replies --count 2 --json; nitro-signer replies --job-id s-1 --job-id s-2; "
+    "nitro-signer replies --follow"
+)
+
 _MAX_MESSAGES: Final = 10
 _MAX_WAIT_S: Final = 20
+_WAIT_OF_SEVERAL_S: Final = 1
+_KEPT_HIDDEN_S: Final = 60
+_MAX_PUT_ASIDE: Final = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Wish:
+    """When to stop, and what to print."""
+
+    count: int | None
+    job_ids: frozenset[str]
+    timeout_s: float
+    as_json: bool
+
+
+@dataclass(slots=True)
+class _Haul:
+    """What was taken so far.
+
+    Attributes:
+        missing: job ids that are still waited for.
+        aside: queue and receipt handle of replies to other jobs, to be given back.
+    """
+
+    missing: set[str]
+    taken: int = 0
+    failures: int = 0
+    aside: deque[tuple[str, str]] = field(default_factory=lambda: deque(maxlen=_MAX_PUT_ASIDE))
+
+    def is_enough(self, wish: _Wish) -> bool:
+        """Whether all came that were wished for."""
+        if wish.job_ids:
+            return not self.missing
+        return self.taken == wish.count
 
 
 def replies(
     config: ConfigOption,
-    count: Annotated[int | None, typer.Option(metavar="N", min=1, help="Stop after N replies.")] = None,
+    count: Annotated[int | None, typer.Option("--count", metavar="N", min=1, help="Stop after N replies.")] = None,
+    job_id: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--job-id", metavar="ID", help="Take the replies to these jobs only, and stop after them; may be repeated."
+        ),
+    ] = None,
     timeout: Annotated[
         float, typer.Option(metavar="S", min=0, help="Stop when no reply has come for S seconds.")
     ] = 20.0,
     *,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Never stop for want of replies.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print each reply as it is: one JSON object a line.")] = False,
 ) -> None:
-    """Take replies from the reply queue: receive, print, delete. Exit code 1 when fewer than N came."""
+    """Take replies from the workers' reply queue: receive, print, delete.
+
+    With --job-id the replies to other jobs stay on the queue; nobody else sees them while this command runs. Exit 0
+    when all came and every job has succeeded; 1 when one has failed, or not all came; 2 when the queue cannot be
+    reached; 130 when interrupted.
+    """
     settings = load_or_fail("replies", config)
-    roles = [role for role in (settings.generate, settings.sign) if role is not None]
-    queue_urls = list(dict.fromkeys(role.engine.reply_queue_url for role in roles))
+    wish = _Wish(count, frozenset(job_id or ()), math.inf if follow else timeout, as_json)
+    haul = _Haul(missing=set(wish.job_ids))
+    queue_urls = list(dict.fromkeys(engine.reply_queue_url for engine in engines_of(settings).values()))
+    if sys.stdout.isatty() and not as_json:
+        print(HEADER)
 
-    async def take() -> int:
+    async def take() -> None:
         async with open_queues("replies", settings.region) as sqs:
-            return await _take(sqs, queue_urls, count=count, timeout_s=timeout, as_json=as_json)
+            try:
+                await _take(sqs, queue_urls, wish, haul)
+            finally:
+                await _give_back(sqs, haul)
 
-    taken = asyncio.run(take())
-    if count is not None and taken < count:
-        typer.echo(f"replies: {taken} of {count} came", err=True)
+    try:
+        asyncio.run(take())
+    except KeyboardInterrupt:
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+    wanted = len(wish.job_ids) or count
+    if wanted is not None and not haul.is_enough(wish):
+        came = wanted - len(haul.missing) if wish.job_ids else haul.taken
+        typer.echo(f"replies: {came} of {wanted} came", err=True)
+        raise typer.Exit(EXIT_REFUSED)
+    if haul.failures:
         raise typer.Exit(EXIT_REFUSED)
 
 
-async def _take(sqs: "SQSClient", queue_urls: list[str], *, count: int | None, timeout_s: float, as_json: bool) -> int:
-    taken = 0
-    give_up_at = time.monotonic() + timeout_s
-    while count is None or taken < count:
+async def _take(sqs: "SQSClient", queue_urls: Sequence[str], wish: _Wish, haul: _Haul) -> None:
+    longest_s = _MAX_WAIT_S if len(queue_urls) == 1 else _WAIT_OF_SEVERAL_S
+    give_up_at = time.monotonic() + wish.timeout_s
+    while True:
         left_s = give_up_at - time.monotonic()
-        got = 0
+        wait_s = math.ceil(max(0.0, min(longest_s, left_s)))
+        taken = haul.taken
         for queue_url in queue_urls:
-            wanted = _MAX_MESSAGES if count is None else min(_MAX_MESSAGES, count - taken - got)
-            if wanted:
-                wait_s = max(0, min(_MAX_WAIT_S if len(queue_urls) == 1 else 1, math.ceil(left_s)))
-                got += await _take_once(sqs, queue_url, at_most=wanted, wait_s=wait_s, as_json=as_json)
-        taken += got
-        if got:
-            give_up_at = time.monotonic() + timeout_s
+            await _take_once(sqs, queue_url, wait_s, wish, haul)
+            if haul.is_enough(wish):
+                return
+        if haul.taken > taken:
+            give_up_at = time.monotonic() + wish.timeout_s
         elif left_s <= 0:
-            break
-    return taken
+            return
 
 
-async def _take_once(sqs: "SQSClient", queue_url: str, *, at_most: int, wait_s: int, as_json: bool) -> int:
-    answer = await sqs.receive_message(QueueUrl=queue_url, MaxNumberOfMessages=at_most, WaitTimeSeconds=wait_s)
-    messages = answer.get("Messages", [])
-    for message in messages:
-        print(_line(message.get("Body", ""), as_json=as_json))
+async def _take_once(sqs: "SQSClient", queue_url: str, wait_s: int, wish: _Wish, haul: _Haul) -> None:
+    at_most = _MAX_MESSAGES if wish.count is None else min(_MAX_MESSAGES, wish.count - haul.taken)
+    answer = await sqs.receive_message(
+        QueueUrl=queue_url, MaxNumberOfMessages=at_most, WaitTimeSeconds=wait_s, VisibilityTimeout=_KEPT_HIDDEN_S
+    )
+    printed: list[str] = []
+    for message in answer.get("Messages", []):
+        line = read_reply(message.get("Body", ""), as_json=wish.as_json)
+        handle = message.get("ReceiptHandle", "")
+        if wish.job_ids and line.job_id not in haul.missing:
+            haul.aside.append((queue_url, handle))
+            continue
+        typer.echo(line.text)  # takes the colours out where standard output is no terminal
+        printed.append(handle)
+        haul.missing.discard(line.job_id or "")
+        haul.taken += 1
+        haul.failures += line.is_failure
     sys.stdout.flush()  # who reads a pipe has them before they are gone from the queue
-    for message in messages:
-        await sqs.delete_message(QueueUrl=queue_url, ReceiptHandle=message.get("ReceiptHandle", ""))
-    return len(messages)
+    if printed:
+        await sqs.delete_message_batch(
+            QueueUrl=queue_url,
+            Entries=[{"Id": str(place), "ReceiptHandle": handle} for place, handle in enumerate(printed)],
+        )
 
 
-def _line(body: str, *, as_json: bool) -> str:
-    """Return what is printed: ASCII only, because whoever may send to the queue could write to a terminal otherwise."""
-    try:
-        reply = REPLY.validate_json(body)
-    except ValidationError:
-        return json.dumps({"not_a_reply": body})
-    return json.dumps(reply.model_dump(mode="json")) if as_json else ascii(_for_people(reply))[1:-1]
-
-
-def _for_people(reply: Reply) -> str:
-    if isinstance(reply, ErrorReply):
-        return f"{reply.job_id}  {reply.type}  {reply.userid}  {reply.error.code}: {reply.error.message}"
-    if isinstance(reply, GenerateReply):
-        made = "new key" if reply.created else "the key that exists"
-        return f"{reply.job_id}  generate  {reply.userid}  {made} {reply.publickey} {reply.ethereum_address}"
-    return f"{reply.job_id}  sign  {reply.userid}  verified {reply.signature}"
+async def _give_back(sqs: "SQSClient", haul: _Haul) -> None:
+    """Let others see the replies that were put aside; those that it fails for are seen after a minute."""
+    for queue_url in {queue_url for queue_url, _ in haul.aside}:
+        handles = [handle for url, handle in haul.aside if url == queue_url]
+        for start in range(0, len(handles), _MAX_MESSAGES):
+            await sqs.change_message_visibility_batch(
+                QueueUrl=queue_url,
+                Entries=[
+                    {"Id": str(place), "ReceiptHandle": handle, "VisibilityTimeout": 0}
+                    for place, handle in enumerate(handles[start : start + _MAX_MESSAGES])
+                ],
+            )

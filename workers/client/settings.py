@@ -14,9 +14,6 @@ from protocol.errors import SignerError
 from protocol.model import StrictModel, UserId, describe_validation_error
 from workers.verify import check_public_key
 
-CLIENT_CONFIG_VARIABLE: Final = "NITRO_SIGNER_CLIENT"
-"""Names the file for commands without `--client`."""
-
 AWS_ROOT_NAME: Final = "aws-nitro-g1"
 """How a file names the root of AWS's own hardware; anything else is the path of a PEM file."""
 

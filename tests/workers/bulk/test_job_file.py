@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from protocol.jobs import GenerateJob, SignJob
-from workers.bulk.job_file import MAX_LINE_BYTES, JobFile, JobFileError, JobFileFormat, Position, Record
+from workers.bulk.job_file import COLUMNS, MAX_LINE_BYTES, JobFile, JobFileError, JobFileFormat, Position, Record
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,6 +36,11 @@ def test_json_lines() -> None:
     assert (first.line, first.job and first.job.job_id) == (1, "run-1")
     assert (second.line, second.job and second.job.job_id) == (4, "own")
     assert third == Record(5, None, "the body is not JSON: Expecting value at character 0")
+
+
+def test_every_field_of_a_job_is_a_column() -> None:
+    """A field that is added to jobs is not forgotten here."""
+    assert {*COLUMNS, "authorization"} == {*SignJob.model_fields, *GenerateJob.model_fields}
 
 
 def test_csv_rows_become_jobs() -> None:
