@@ -61,8 +61,7 @@ def foundation() -> str:
 
 
 async def test_foundation_in_two_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without images first, then with them: queues redrive and are encrypted, tables are protected, roles have both
-    policies."""  # noqa: D209 - one sentence
+    """Without images first, then with them: what is made has the protection that the template gives it."""
     monkeypatch.setattr("local.ministack.SERVICES", SERVICES)
     async with run_ministack(PYTHON, tmp_path / "state", log=tmp_path / "log") as running:
         account = Account(running.endpoint_url)
@@ -83,8 +82,7 @@ async def test_foundation_in_two_steps(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 async def test_alarms_are_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """CloudWatch takes the alarms of the service, rendered for sample parameters: all but those with metric math,
-    which MiniStack does not know."""  # noqa: D209 - one sentence
+    """CloudWatch takes the alarms of the service: all but those with metric math, which MiniStack does not know."""
     monkeypatch.setattr("local.ministack.SERVICES", SERVICES)
     alarms = {
         name: {"Type": "AWS::CloudWatch::Alarm", "Properties": properties}
