@@ -8,6 +8,7 @@ from botocore.exceptions import ClientError
 
 KEY_TABLE: Final = "UserToken"
 BIRTH_TABLE: Final = "UserTokenBirth"
+FREEZE_TABLE: Final = "UserTokenFreeze"
 
 _VISIBILITY_TIMEOUT_S: Final = 30
 _BACKSTOP_RECEIVE_COUNT: Final = 100
@@ -60,8 +61,8 @@ async def _make_queue(sqs: Any, name: str, attributes: dict[str, str]) -> str:
 
 
 async def make_tables(dynamodb: Any) -> None:
-    """Make the key table and the table of birth certificates, where they are missing."""
-    for table, key in ((KEY_TABLE, "userid"), (BIRTH_TABLE, "publickey")):
+    """Make the key table, the table of birth certificates and that of the brakes, where they are missing."""
+    for table, key in ((KEY_TABLE, "userid"), (BIRTH_TABLE, "publickey"), (FREEZE_TABLE, "userid")):
         try:
             await dynamodb.create_table(
                 TableName=table,

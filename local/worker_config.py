@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from local.layout import Layout
-from local.resources import BIRTH_TABLE, KEY_TABLE, QueueUrls
+from local.resources import BIRTH_TABLE, FREEZE_TABLE, KEY_TABLE, QueueUrls
 from protocol.messages import Role
 
 _TEMPLATE = """\
@@ -15,6 +15,9 @@ kms_key_arn = "{kms_key_arn}"
 table = "{key_table}"
 birth_table = "{birth_table}"
 cache_records = 10000
+
+[brakes]
+table = "{freeze_table}"
 
 [generate]
 enclaves = ["{generator}"]
@@ -51,6 +54,7 @@ def write_worker_config(layout: Layout, *, region: str, kms_key_arn: str, queues
         kms_key_arn=kms_key_arn,
         key_table=KEY_TABLE,
         birth_table=BIRTH_TABLE,
+        freeze_table=FREEZE_TABLE,
         queues=queues,
         generator=layout.enclave_address(Role.GENERATOR),
         signer=layout.enclave_address(Role.SIGNER),

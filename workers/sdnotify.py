@@ -12,6 +12,9 @@ from dataclasses import dataclass
 
 _MICROSECONDS = 1_000_000
 
+HEALTH_FIELD = "X_NITRO_SIGNER_HEALTH"
+"""Our own assignment, between a process group and its processes; systemd passes over fields that it does not know."""
+
 
 @dataclass(frozen=True, slots=True)
 class Notifier:
@@ -46,6 +49,10 @@ class Notifier:
     def status(self, text: str) -> None:
         """One line for `systemctl status`."""
         self._send("STATUS=" + text.replace("\n", " "))
+
+    def health(self, report: str) -> None:
+        """One line of JSON about a process of a group."""
+        self._send(f"{HEALTH_FIELD}={report}")
 
     async def keep_alive(self) -> None:
         """Send signs of life at half the watchdog's time, for ever; return at once when nobody watches.

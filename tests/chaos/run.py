@@ -151,10 +151,12 @@ def _count_kms_requests(stack: LocalStack) -> int:
 
 
 def _worker_environ() -> dict[str, str]:
-    names = {
-        f"NITRO_SIGNER_{role}__ENGINE__{name}": value
-        for role in ("GENERATE", "SIGN")
-        for name, value in _ENGINE.items()
+    environ = {
+        "NITRO_SIGNER_ENCLAVE__CALL_TIMEOUT_S": "8",
+        "NITRO_SIGNER_ENCLAVE__RECONNECT_CAP_S": "1",
+        "NITRO_SIGNER_STORE__CALL_TIMEOUT_S": "2",
     }
-    return names | {"NITRO_SIGNER_ENCLAVE__CALL_TIMEOUT_S": "8", "NITRO_SIGNER_STORE__CALL_TIMEOUT_S": "2",
-                    "NITRO_SIGNER_ENCLAVE__RECONNECT_CAP_S": "1"}  # fmt: skip
+    for role in ("GENERATE", "SIGN"):
+        environ[f"NITRO_SIGNER_{role}__WORKERS_PER_INSTANCE"] = "2"
+        environ |= {f"NITRO_SIGNER_{role}__ENGINE__{name}": value for name, value in _ENGINE.items()}
+    return environ
