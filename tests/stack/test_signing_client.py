@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from local.stack_facts import StackFacts
 from protocol.errors import ErrorCode
 from protocol.messages import Digest, Scheme, SignatureFormat
+from tests.stack.harness import ROOT
 from workers.client import (
     AnswerRefusedError,
     BirthTrust,
@@ -106,3 +110,16 @@ def test_a_script_without_an_event_loop(settings: ClientSettings) -> None:
     with SyncSigningClient(settings) as client:
         key = client.generate("script")
         assert client.sign("script", "Hello World").key == key
+
+
+def test_the_example_runs_as_it_stands(client: Client) -> None:
+    """What the page promises is what it prints."""
+    environ = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), **StackFacts(**client.facts).to_environ()}
+    done = subprocess.run(
+        [sys.executable, "examples/sign_payments.py", client.facts["client_config"]],
+        env=environ, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60,
+    )  # fmt: skip
+    lines = done.stdout.splitlines()
+    assert [line.split(":")[0] for line in lines] == [
+        "customer-1", "customer-2", "personal_sign", "20 of 20 payments signed", "unknown_user, retryable",
+    ]  # fmt: skip

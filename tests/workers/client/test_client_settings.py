@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
@@ -12,9 +14,7 @@ from protocol.model import describe_validation_error
 from tests.workers.client.double import OURS, PCR0, authority, key_of, settings
 from workers.client import BirthTrust, ClientConfigError, load_client_settings
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
+ROOT = Path(__file__).resolve().parents[3]
 QUEUES = "https://sqs.eu-central-1.amazonaws.com/111122223333"
 FILE = f"""
 region = "eu-central-1"
@@ -99,3 +99,12 @@ def test_a_queue_of_ones_own_has_a_name_of_its_own() -> None:
     with pytest.raises(ValidationError) as caught:
         settings(reply_queue_url=f"{QUEUES}/nitro-signer-reply")
     assert "of this client's own" in describe_validation_error(caught.value)
+
+
+def test_the_client_is_importable_alone() -> None:
+    """Neither the enclave's code, nor the stand-ins, nor the command line come with it."""
+    code = (
+        "import sys, workers.client; packages = {name.split('.')[0] for name in sys.modules}; "
+        "sys.exit(bool(packages & {'enclave', 'local', 'typer'}) or 'workers.cli' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
