@@ -3,7 +3,6 @@
 from typing import TYPE_CHECKING, Protocol
 
 from aiobotocore.session import AioSession
-from botocore.exceptions import BotoCoreError
 from pydantic import ValidationError
 
 from protocol.messages import SetCredentials
@@ -13,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class NoCredentialsError(Exception):
-    """There are none now; `code` says why in the SDK's word."""
+    """There are none now; `code` says why: the name of what the SDK raised, or our own word."""
 
     def __init__(self, code: str) -> None:
         super().__init__(code)
@@ -50,11 +49,11 @@ class SdkCredentials:
         """
         try:
             credentials = await self._session.get_credentials()
-            if credentials is None:
-                raise NoCredentialsError("NoCredentials")
-            frozen = await credentials.get_frozen_credentials()
-        except BotoCoreError as error:
+            frozen = None if credentials is None else await credentials.get_frozen_credentials()
+        except Exception as error:  # the SDK lets through what its sources raise: of AWS, of files, of parsers
             raise NoCredentialsError(type(error).__name__) from error
+        if frozen is None:
+            raise NoCredentialsError("NoCredentials")
         # the SDK shows the time of expiry nowhere else; without it the enclave could not tell when it runs dry
         expires_at: datetime | None = getattr(credentials, "_expiry_time", None)
         try:

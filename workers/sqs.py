@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, cast
 
 import structlog
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import ClientError
 
 from workers.delivery import ReceivedMessage
 from workers.letters import Letter
@@ -69,7 +69,7 @@ class SqsCalls:
                     MessageSystemAttributeNames=SYSTEM_ATTRIBUTES,
                     MessageAttributeNames=("All",),
                 )
-        except (ClientError, BotoCoreError, OSError) as error:  # TimeoutError is an OSError
+        except Exception as error:  # the SDK lets through what its parsers and its sources of credentials raise
             raise QueueError(_error_code(error)) from error
         return cast("list[ReceivedMessage]", answer.get("Messages", []))  # AWS's types have no required field
 
@@ -109,7 +109,7 @@ class SqsCalls:
         try:
             async with asyncio.timeout(self._call_timeout_s):
                 answer = await call()
-        except (ClientError, BotoCoreError, OSError) as error:
+        except Exception as error:  # noqa: BLE001 - as above; one failed call must not end the engine
             log.warning("batch_call_failed", queue=queue_name(queue_url), code=_error_code(error), count=count)
             return [Event.BROKE] * count
         succeeded, failed = answer.get("Successful", []), answer.get("Failed", [])

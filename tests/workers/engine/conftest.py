@@ -67,6 +67,8 @@ class Fault:
 
     code: str | None = None
     """The whole call is refused with this code."""
+    raises: Exception | None = None
+    """The whole call ends in this, uncalled."""
     lost: bool = False
     """The call is carried out, its answer is lost."""
     entries: Mapping[int, tuple[str, bool]] = field(default_factory=dict)
@@ -258,6 +260,8 @@ class MemorySqs:
 
     @staticmethod
     def _refuse(fault: Fault) -> None:
+        if fault.raises is not None:
+            raise fault.raises
         if fault.code is not None:
             raise _client_error(fault.code)
 

@@ -49,6 +49,17 @@ async def test_receive_whose_answer_is_lost_only_delays(rig: "Rig", faults: "typ
     assert rig.answered() == ["s-1"]
 
 
+@pytest.mark.parametrize("name", ["receive_message", "send_message_batch", "delete_message_batch"])
+async def test_what_the_sdk_lets_through_is_a_failed_call(rig: "Rig", faults: "type[Fault]", name: str) -> None:
+    """Sources of credentials and parsers raise errors that are not the SDK's own: the engine works on."""
+    rig.put("s-1")
+    rig.sqs.fail_next(name, faults(raises=RuntimeError("the refreshed credentials are still expired")))
+    async with rig.running() as engine:
+        await rig.until_empty()
+        await rig.until(lambda: engine.status.in_flight == 0)
+    assert rig.answered() == ["s-1"]
+
+
 @pytest.mark.parametrize("name", ["send_message_batch", "delete_message_batch"])
 async def test_answer_lost_after_success_is_harmless(rig: "Rig", faults: "type[Fault]", name: str) -> None:
     """A call that succeeded unseen is made again: at worst a second, equal reply."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
 from aiobotocore.credentials import AioRefreshableCredentials
 from aiobotocore.session import AioSession, get_session
-from botocore.exceptions import CredentialRetrievalError
+from botocore.exceptions import ClientError, CredentialRetrievalError
 
 from workers.credentials import NoCredentialsError, SdkCredentials
 
@@ -81,6 +82,50 @@ async def test_a_failing_source_is_an_error_with_a_code(session: AioSession, mon
     monkeypatch.setattr(session, "get_credentials", get_credentials)
     with pytest.raises(NoCredentialsError, match="CredentialRetrievalError"):
         await SdkCredentials(session).current()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ClientError({"Error": {"Code": "AccessDenied"}}, "AssumeRole"),
+        FileNotFoundError("the token file of a web identity"),
+        json.JSONDecodeError("what a credential process wrote", "", 0),
+    ],
+    ids=["client_error", "os_error", "value_error"],
+)
+async def test_whatever_a_source_raises_is_an_error_with_a_code(
+    session: AioSession, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """The SDK passes on what its sources raise: of AWS, of files, of parsers. None of it may end a worker."""
+
+    async def get_credentials() -> None:
+        raise error
+
+    monkeypatch.setattr(session, "get_credentials", get_credentials)
+    with pytest.raises(NoCredentialsError) as caught:
+        await SdkCredentials(session).current()
+    assert caught.value.code == type(error).__name__
+
+
+async def test_renewed_credentials_that_are_expired_are_an_error_with_a_code(
+    session: AioSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So says the SDK when instance metadata is late, or this machine's clock is ahead."""
+    now = datetime.now(UTC)
+
+    async def refresh() -> dict[str, str]:
+        expiry_time = (now - timedelta(minutes=1)).isoformat()
+        return {"access_key": "ASIA1", "secret_key": "made-up", "token": "made-up", "expiry_time": expiry_time}
+
+    found = AioRefreshableCredentials("ASIA0", "made-up", "made-up", now - timedelta(minutes=2), refresh, "test")
+
+    async def get_credentials() -> AioRefreshableCredentials:
+        return found
+
+    monkeypatch.setattr(session, "get_credentials", get_credentials)
+    with pytest.raises(NoCredentialsError) as caught:
+        await SdkCredentials(session).current()
+    assert caught.value.code == "RuntimeError"
 
 
 async def test_malformed_credentials_are_not_shown(session: AioSession, monkeypatch: pytest.MonkeyPatch) -> None:
