@@ -45,11 +45,15 @@ class SqsCalls:
     Batch calls take at most ten entries and return one event for each, in their order: `DONE`; `BROKE` when the entry
     may be tried again; `UNDONE` when SQS blames the entry. They raise nothing: when the whole call fails, all entries
     broke.
+
+    Attributes:
+        trouble: the code of the last failure of a batch call or of an entry; None when there was none.
     """
 
     def __init__(self, client: "SQSClient", call_timeout_s: float) -> None:
         self._client = client
         self._call_timeout_s = call_timeout_s
+        self.trouble: str | None = None
 
     async def receive(
         self, queue_url: str, count: int, wait_time_s: int, visibility_timeout_s: int
@@ -110,7 +114,8 @@ class SqsCalls:
             async with asyncio.timeout(self._call_timeout_s):
                 answer = await call()
         except Exception as error:  # noqa: BLE001 - as above; one failed call must not end the engine
-            log.warning("batch_call_failed", queue=queue_name(queue_url), code=_error_code(error), count=count)
+            self.trouble = _error_code(error)
+            log.warning("batch_call_failed", queue=queue_name(queue_url), code=self.trouble, count=count)
             return [Event.BROKE] * count
         succeeded, failed = answer.get("Successful", []), answer.get("Failed", [])
         if len(succeeded) == count and not failed:
@@ -120,6 +125,7 @@ class SqsCalls:
             events[int(entry["Id"])] = Event.DONE
         for problem in failed:
             events[int(problem["Id"])] = _failed_entry(problem)
+            self.trouble = problem["Code"]
             log.warning("batch_entry_failed", queue=queue_name(queue_url), code=problem["Code"])
         return events
 

@@ -37,6 +37,8 @@ app.add_typer(policy.app, name="policy")
 app.command("vsock-proxy")(vsock_proxy)
 
 _SERVICES = frozenset({"worker", "vsock-proxy"})
+_TELL_THEMSELVES = frozenset({"enqueue", "generate", "sign"})
+"""Commands that say in a line of their own what the log of each failed try would say."""
 
 
 def _print_version(*, wanted: bool) -> None:
@@ -58,7 +60,8 @@ def nitro_signer(
     if command in _SERVICES:  # their lines are their output
         configure_logging(command)
     else:
-        configure_logging(command, stream=sys.stderr, level=LogLevel.WARNING)
+        level = LogLevel.ERROR if command in _TELL_THEMSELVES else LogLevel.WARNING
+        configure_logging(command, stream=sys.stderr, level=level)
 
 
 def main() -> None:

@@ -90,7 +90,7 @@ def enqueue_file(
     except (JobFileError, ProgressError) as error:
         fail(COMMAND, f"{file}: {error}")
     if run.unsent:
-        fail(COMMAND, f"the queues do not take {run.unsent} jobs{_how_to_go_on(state_path)}")
+        fail(COMMAND, f"the queues do not take {run.unsent} jobs ({run.trouble}){_how_to_go_on(state_path)}")
     if state_path is not None:
         state_path.unlink(missing_ok=True)
     _print_sum(run.progress, as_json=as_json)
@@ -104,11 +104,13 @@ class _Run:
     Attributes:
         progress: how far it has come.
         unsent: jobs that no queue has taken, which ended the run.
+        trouble: why not, in the code of SQS or of the way to it.
     """
 
     def __init__(self, progress: Progress, state_path: Path | None, interruption: Interruption) -> None:
         self.progress = progress
         self.unsent = 0
+        self.trouble: str | None = None
         self._state_path = state_path
         self._interruption = interruption
 
@@ -121,8 +123,9 @@ class _Run:
             sqs = stack.enter_context(
                 _in_loop(runner, open_queues(COMMAND, settings.region, connections=CALLS_AT_ONCE))
             )
+            calls = SqsCalls(sqs, min(engine.call_timeout_s for engine in engines.values()))
             sender = BulkSender(
-                SqsCalls(sqs, min(engine.call_timeout_s for engine in engines.values())),
+                calls,
                 {role: engine.queue_url for role, engine in engines.items()},
                 max_batch_bytes=min(engine.max_batch_bytes for engine in engines.values()),
             )
@@ -137,6 +140,7 @@ class _Run:
                         _tell(window.rejected, report)
                     bar(self.progress.size_bytes, items=self.progress.sent)
                 if self.unsent:
+                    self.trouble = calls.trouble
                     return
 
 

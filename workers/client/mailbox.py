@@ -73,7 +73,7 @@ class Mailbox:
             if event is not Event.BROKE:
                 break
         if event is not Event.DONE:
-            detail = f"the queue {queue_name(queue_url)} does not take the job"
+            detail = f"the queue {queue_name(queue_url)} does not take the job: {self._calls.trouble}"
             raise NoAnswerError(ErrorCode.QUEUE_UNAVAILABLE, detail, job_id=job.job_id)
 
     async def run_poller(self) -> None:

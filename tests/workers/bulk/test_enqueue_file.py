@@ -148,7 +148,10 @@ async def test_a_queue_that_fails_in_the_middle(command: Command, sqs: FastSqs) 
     sqs.refuse = lambda job: ("InternalError", False) if job["message"].endswith("3") else None
     code, output, error = await command.run("jobs.jsonl")
     assert (code, output) == (2, "")
-    assert "the queues do not take 8 jobs; jobs.jsonl.enqueue knows how far it came: --resume goes on" in error
+    assert error == (
+        "enqueue file: the queues do not take 8 jobs (InternalError); "
+        "jobs.jsonl.enqueue knows how far it came: --resume goes on\n"
+    )
     assert len(sqs.bodies) == 72
     sqs.refuse = lambda _job: None
     assert await command.run("jobs.jsonl", "--resume") == (0, "200 jobs sent, 0 of 200 lines rejected\n", "")

@@ -206,15 +206,18 @@ async def test_a_send_that_fails_is_tried_again(service: Service, fault: Fault) 
 
 
 @pytest.mark.parametrize(
-    "fault",
-    [Fault(code="AccessDenied"), Fault(entries={0: ("InvalidMessageContents", True)})],
+    ("fault", "code"),
+    [
+        (Fault(code="AccessDenied"), "AccessDenied"),
+        (Fault(entries={0: ("InvalidMessageContents", True)}), "InvalidMessageContents"),
+    ],
     ids=["whole call", "the entry"],
 )
-async def test_a_queue_that_does_not_take_the_job_is_an_error(service: Service, fault: Fault) -> None:
+async def test_a_queue_that_does_not_take_the_job_is_an_error(service: Service, fault: Fault, code: str) -> None:
     """After the tries that the settings allow."""
     service.fail_next("send_message_batch", *[fault] * 4)
     async with service.client(pinned_keys=PINNED, call_tries=2) as client:
-        with pytest.raises(NoAnswerError, match="the queue sign does not take the job") as caught:
+        with pytest.raises(NoAnswerError, match=f"the queue sign does not take the job: {code}") as caught:
             await client.sign("u0", b"m")
         assert client.stats.in_flight == 0
     assert caught.value.code is ErrorCode.QUEUE_UNAVAILABLE
