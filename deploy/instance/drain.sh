@@ -19,6 +19,6 @@ until [[ $(get autoscaling/target-lifecycle-state 2>/dev/null || true) == Termin
 done
 
 # Returns when all workers have drained, at the latest after their TimeoutStopSec.
-systemctl stop 'nitro-signer-worker@*.service'
+systemctl stop nitro-signer-worker.service
 aws autoscaling complete-lifecycle-action --region "$AWS_REGION" --lifecycle-hook-name drained \
   --auto-scaling-group-name "$SCALING_GROUP" --instance-id "$(get instance-id)" --lifecycle-action-result CONTINUE

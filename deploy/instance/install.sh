@@ -78,8 +78,12 @@ table = "$KEY_TABLE"
 birth_table = "$BIRTH_TABLE"
 cache_records = 10000
 
+[brakes]
+table = "$BRAKE_TABLE"
+
 [$job]
 enclaves = ["vsock://$enclave_cid:5000"]
+workers_per_instance = $WORKERS
 
 [$job.engine]
 queue_url = "$QUEUE_URL"
@@ -110,16 +114,13 @@ install_units() {
 }
 
 start() {
-  local workers=() number
-  # shellcheck disable=SC2153 # from instance.env
-  for ((number = 1; number <= WORKERS; number++)); do workers+=("nitro-signer-worker@$number.service"); done
   systemctl daemon-reload
   systemctl enable --now nitro-enclaves-allocator.service
   /opt/aws/amazon-cloudwatch-agent/bin/amazon-cloudwatch-agent-ctl -a fetch-config -m ec2 -s -c "file:$etc/agent.json" ||
     echo "install.sh: the CloudWatch agent did not start: logs stay on this instance" >&2
   systemctl enable --now nitro-signer-vsock-proxy.service nitro-signer-enclave.service nitro-signer-drain.service
-  # returns when every worker has said that its enclave is ready
-  systemctl enable --now "${workers[@]}"
+  # returns when the workers have said that their enclave is ready
+  systemctl enable --now nitro-signer-worker.service
 }
 
 trap finish EXIT

@@ -126,6 +126,8 @@ def test_install(tmp_path: Path, role: str, job: str) -> None:
     etc = machine.root / "etc"
     settings = load_worker_settings(etc / "nitro-signer" / "worker.toml")
     assert settings.kms_key_arn == KEY_ARN
+    assert settings.role("sign" if job == "sign" else "generate").workers_per_instance == 2
+    assert settings.brakes.table == "BrakeTableName"
     assert (settings.generate is None, settings.sign is None) == (job == "sign", job == "generate")
     proxy = load_settings(etc / "nitro-signer" / "vsock-proxy.yaml")
     assert [d.name for d in proxy.destinations] == ["kms.eu-central-1.amazonaws.com:443"]
@@ -142,7 +144,7 @@ def test_install(tmp_path: Path, role: str, job: str) -> None:
         "systemctl daemon-reload",
         "systemctl enable --now nitro-enclaves-allocator.service",
         f"systemctl enable --now {' '.join(started)}",
-        "systemctl enable --now nitro-signer-worker@1.service nitro-signer-worker@2.service",
+        "systemctl enable --now nitro-signer-worker.service",
     ]
     assert "--lifecycle-action-result CONTINUE" in machine.called("aws")[-1]
     units = machine.root / "etc" / "systemd" / "system"
@@ -172,7 +174,7 @@ def test_a_damaged_release_is_abandoned(tmp_path: Path) -> None:
 def test_a_worker_that_does_not_start_is_abandoned(tmp_path: Path) -> None:
     """When systemd says that a unit failed, Auto Scaling hears of it."""
     machine = Machine(tmp_path)
-    machine.stub("systemctl", STUB + 'case "$*" in *worker@*) exit 1;; esac\n')
+    machine.stub("systemctl", STUB + 'case "$*" in *worker*) exit 1;; esac\n')
     assert machine.run("install.sh").returncode == 1
     assert "--lifecycle-action-result ABANDON" in machine.called("aws")[-1]
 
@@ -183,7 +185,7 @@ def test_drain(tmp_path: Path) -> None:
     assert machine.run("drain.sh").returncode == 0
     ordered = [line for line in machine.calls.read_text().splitlines() if not line.startswith("curl")]
     assert len(ordered) == 2
-    assert ordered[0] == "systemctl stop nitro-signer-worker@*.service"
+    assert ordered[0] == "systemctl stop nitro-signer-worker.service"
     assert "--lifecycle-hook-name drained" in ordered[1]
     assert "--instance-id i-1" in ordered[1]
 
@@ -200,7 +202,7 @@ def test_time_to_drain() -> None:
     """Systemd waits longer than a worker drains, and Auto Scaling longer than systemd."""
     fields = EngineSettings.model_fields
     drains_s = fields["drain_deadline_s"].default + fields["settle_timeout_s"].default
-    stops_s = int(unit("nitro-signer-worker@.service")["TimeoutStopSec"])
+    stops_s = int(unit("nitro-signer-worker.service")["TimeoutStopSec"])
     hooks = Rendered("service.yaml", SERVICE).properties("Signers")["LifecycleHookSpecificationList"]
     terminating = next(hook for hook in hooks if hook["LifecycleHookName"] == "drained")
     assert drains_s < stops_s < terminating["HeartbeatTimeout"]
@@ -225,7 +227,7 @@ def test_units_are_sound(tmp_path: Path) -> None:
     (units / "nitro-enclaves-allocator.service").write_text("[Service]\nExecStart=/bin/true\n")
     (tmp_path / "bin").mkdir()
     shutil.copy("/bin/true", tmp_path / "bin")
-    names = [path.name.replace("@.", "@1.") for path in DEPLOY.glob("systemd/*.service")]
+    names = [path.name for path in DEPLOY.glob("systemd/*.service")]
     command = ["systemd-analyze", "verify", "--man=no", f"--root={tmp_path}", *names]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     complaints = [line for line in done.stderr.splitlines() if line and "nitro-signer" in line]

@@ -23,6 +23,7 @@ from config.keypolicy.check import check_policy
 from config.keypolicy.conditions import RequestContext
 from config.keypolicy.model import PolicyKind
 from tests.deploy.template import ROOT, Rendered
+from workers.brakes import BRAKE_KEY
 from workers.keystore import _BIRTH_KEY, _RECORD_KEY
 
 ADMIN = "arn:aws:iam::111122223333:role/Admin"
@@ -233,6 +234,8 @@ def test_each_role_has_its_own_things_only() -> None:
             ("sqs:SendMessage", "SignDeadLetterQueue"),
             ("dynamodb:GetItem", "KeyTable"),
             ("dynamodb:BatchGetItem", "KeyTable"),
+            ("dynamodb:GetItem", "BrakeTable"),
+            ("dynamodb:BatchGetItem", "BrakeTable"),
             ("kms:Decrypt", key),
         },
     }
@@ -298,11 +301,12 @@ def test_queues_have_dead_letter_queues_and_encryption() -> None:
 
 
 def test_tables_are_protected() -> None:
-    """Both tables: deletion protection, point-in-time recovery, encryption, and the keys that the code uses."""
+    """All tables: deletion protection, point-in-time recovery, encryption, and the keys that the code uses."""
     tables = foundation().of_type("AWS::DynamoDB::Table")
     assert {name: table["KeySchema"][0]["AttributeName"] for name, table in tables.items()} == {
         "KeyTable": _RECORD_KEY,
         "BirthTable": _BIRTH_KEY,
+        "BrakeTable": BRAKE_KEY,
     }
     for table in tables.values():
         assert table["DeletionProtectionEnabled"] is True
