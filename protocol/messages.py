@@ -152,12 +152,17 @@ class HelloResult(StrictModel):
     reason: Annotated[NotReadyReason | None, Field(strict=False)]
 
 
+_CREDENTIAL_PATTERN: Final = r"^[!-~]+$"
+"""Printable ASCII without spaces. Credentials become headers of the enclave's own TLS session with KMS: one with a line
+break would let the parent write requests there, whose answers could pass for those to the enclave."""
+
+
 class SetCredentials(StrictModel):
     """Temporary AWS credentials of the instance role, for calls to KMS only."""
 
-    access_key_id: Annotated[str, Field(min_length=1, max_length=128, repr=False)]
-    secret_access_key: Annotated[str, Field(min_length=1, max_length=256, repr=False)]
-    session_token: Annotated[str | None, Field(max_length=8192, repr=False)]
+    access_key_id: Annotated[str, Field(max_length=128, pattern=_CREDENTIAL_PATTERN, repr=False)]
+    secret_access_key: Annotated[str, Field(max_length=256, pattern=_CREDENTIAL_PATTERN, repr=False)]
+    session_token: Annotated[str | None, Field(max_length=8192, pattern=_CREDENTIAL_PATTERN, repr=False)]
     expires_at_s: Annotated[int | None, Field(ge=0)]
     """Unix time in seconds; None for credentials that do not expire."""
 

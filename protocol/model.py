@@ -10,6 +10,9 @@ _MAX_PROBLEMS = 8
 _MAX_NAME = 64
 """What one error line tells of at most. It goes into replies, and one reply must fit into a batch of ten."""
 
+_MAX_LISTED = 1000
+"""Beyond it problems are only counted: to list 100,000 unknown fields would take a second and 100 MB."""
+
 _QUOTE = "'"
 
 UserId = Annotated[str, StringConstraints(pattern=USERID_PATTERN)]
@@ -24,6 +27,8 @@ class StrictModel(BaseModel):
 
 def describe_validation_error(error: ValidationError) -> str:
     """Return one line that names each wrong field and says what is allowed, without what was given."""
+    if error.error_count() > _MAX_LISTED:
+        return f"{error.error_count()} missing, wrong or unknown fields"
     parts: list[str] = []
     problems = error.errors(include_url=False, include_input=False)
     for problem in problems[:_MAX_PROBLEMS]:

@@ -61,7 +61,7 @@ class SdkCredentials:
                 {
                     "access_key_id": frozen.access_key,
                     "secret_access_key": frozen.secret_key,
-                    "session_token": frozen.token,
+                    "session_token": frozen.token or None,  # AWS_SESSION_TOKEN may be set to nothing
                     "expires_at_s": None if expires_at is None else int(expires_at.timestamp()),
                 }
             )

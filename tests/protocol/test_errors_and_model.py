@@ -51,6 +51,11 @@ def test_each_wrong_field_is_named() -> None:
     assert problem({"name": 1}) == "name: Input should be a valid string"
 
 
+def test_a_flood_of_problems_is_only_counted() -> None:
+    """A mebibyte holds 100,000 unknown fields; to list them all would take a second and 100 MB."""
+    assert problem({"name": "x", **{f"f{i}": 1 for i in range(1_001)}}) == "1001 missing, wrong or unknown fields"
+
+
 def test_what_was_given_is_never_shown() -> None:
     """A line goes into logs and replies; the value may be a secret."""
     assert "hunter2" not in problem({"name": ["hunter2"]})

@@ -283,6 +283,14 @@ def test_credentials_are_shown_nowhere() -> None:
     assert SECRET not in repr(refused.value.__cause__)
 
 
+@pytest.mark.parametrize("field", ["access_key_id", "secret_access_key", "session_token"])
+@pytest.mark.parametrize("text", ["a\r\nX-Header: b", "a\nb", "a\rb", "a\0b", "a b", "a\x7fb", "\u00e9", "a\n", ""])
+def test_credentials_cannot_carry_a_header(field: str, text: str) -> None:
+    """They become headers of the enclave's own TLS session: a line break would let the parent write requests there."""
+    with pytest.raises(RemoteProtocolError, match=field):
+        decode_body(SetCredentials, CREDENTIALS.model_dump() | {field: text})
+
+
 def test_enumerations_cross_as_plain_text() -> None:
     """Another implementation reads them without our classes."""
     body = decode(encode_envelope(1, "sign", EVERY_MESSAGE[5]))["body"]

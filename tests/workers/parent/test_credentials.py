@@ -30,6 +30,7 @@ async def test_lasting_credentials_have_no_expiry(session: AioSession, monkeypat
     """Those of the environment are passed on as they are."""
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAEXAMPLE")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "made-up")
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "")
     credentials = await SdkCredentials(session).current()
     assert (credentials.access_key_id, credentials.session_token) == ("AKIAEXAMPLE", None)
     assert credentials.expires_at_s is None
