@@ -197,6 +197,8 @@ class EnclaveLink(Generic[ItemT, ValueT]):
             if error.code is ErrorCode.OVERLOADED:
                 return  # it is busy, not ill
             raise
+        if status.ready and channel.hello.enclave.module_id is None:
+            raise SignerError(ErrorCode.NOT_READY, "met while it started: its facts are asked for again")
         self._failures = 0
         self._set_ready(is_ready=status.ready, reason=status.reason)
 

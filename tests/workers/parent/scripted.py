@@ -123,6 +123,7 @@ class ScriptedProcess:
     processes: int = 1
     instance: bytes = bytes(16)
     kms_key_arn: str | None = KMS_KEY_ARN
+    module_id: str | None = "i-0-enc0"
     max_frame_bytes: int = 1 << 20
     max_batch_items: int = 100
     reason: NotReadyReason | None = NotReadyReason.NO_CREDENTIALS
@@ -184,7 +185,7 @@ class ScriptedProcess:
                 role=self.role,
                 software="scripted",
                 instance=self.instance,
-                module_id="i-0-enc0",
+                module_id=self.module_id,
                 pcr0=None,
                 config_sha256=None,
                 kms_key_arn=self.kms_key_arn,

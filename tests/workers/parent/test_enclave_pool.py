@@ -258,6 +258,18 @@ async def test_a_restarted_enclave_is_met_anew(address: UnixAddress) -> None:
     assert [log["instance"] for log in logs if log["event"] == "enclave_restarted"] == [second.instance.hex()]
 
 
+async def test_a_process_that_was_met_while_it_started_is_met_again(address: UnixAddress) -> None:
+    """It cannot name its module before it has asked the NSM, and the audit events of its signatures need the name."""
+    process = ScriptedProcess(reason=NotReadyReason.STARTING, module_id=None)
+    async with serving(address, process), pool_of([address], SIGN) as pool:
+        await until(lambda: process.statuses > 0)
+        process.reason, process.module_id = None, "i-0-enc0"
+        await opened(pool)
+        (result,) = await pool.call([item("u1")])
+    assert isinstance(result, FromEnclave)
+    assert result.enclave.module_id == "i-0-enc0"
+
+
 async def test_the_number_of_processes_is_followed(address: UnixAddress) -> None:
     """An enclave that comes back with more or fewer processes is used as it is, within reason."""
     async with pool_of([address], SIGN) as pool:
