@@ -13,7 +13,9 @@ from botocore.exceptions import ClientError
 from config.enclave import MeasuredConfig
 from enclave import kms as kms_module
 from enclave import process
+from enclave.attested_clock import AttestedClock
 from enclave.process import ProcessParts, run_process
+from enclave.recipient import RecipientSource
 from local.kms import KmsFaults
 from local.measurements import DEBUG_MEASUREMENTS
 from local.nitro_authority import NitroAuthority
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
+    from enclave.readiness import Readiness
     from enclave.recipient import Recipient
     from local.measurements import Measurements
     from protocol.channel import Channel
@@ -101,6 +104,41 @@ async def test_a_cache_that_is_off(tmp_path: Path) -> None:
         for _ in range(3):
             await stand.sign("u1", record)
         assert (await status_of(stand.signer)).counters["kms_calls"] == 3
+
+
+async def test_opened_keys_leave_memory_unasked(tmp_path: Path) -> None:
+    """The process sweeps its cache by itself."""
+    async with standing(tmp_path, settings="[key_cache]\nttl_s = 0.05\n") as stand:
+        await stand.sign("u1", (await stand.new_key("u1")).record)
+        async with asyncio.timeout(TIMEOUT_S):
+            while (await status_of(stand.signer)).counters["cache_entries"]:  # noqa: ASYNC110 - asked over the wire
+                await asyncio.sleep(0.01)
+
+
+async def test_each_process_does_its_background_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Documents and keys are renewed, and the clock is compared, before anybody has to wait for it."""
+    begun: list[str] = []
+
+    async def rotate(_: RecipientSource) -> None:
+        begun.append("rotate")
+
+    async def watch(_: AttestedClock, readiness: Readiness) -> None:
+        assert readiness.start_failure is None
+        begun.append("watch")
+
+    monkeypatch.setattr(RecipientSource, "rotate", rotate)
+    monkeypatch.setattr(AttestedClock, "watch", watch)
+    async with standing(tmp_path):
+        assert sorted(begun) == ["rotate", "rotate", "watch", "watch"]
+
+
+async def test_the_environment_does_not_divert(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program refuses to start with such variables; should one appear later, the KMS client does not read it."""
+    for name in ("HTTPS_PROXY", "https_proxy", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_KMS"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(tmp_path / "none"))
+    async with standing(tmp_path) as stand:
+        assert await code_of_key(stand) is None
 
 
 async def test_a_batch_larger_than_the_limit(tmp_path: Path) -> None:
