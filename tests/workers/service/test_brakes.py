@@ -155,10 +155,7 @@ async def test_a_user_whose_freeze_cannot_be_read_is_not_signed_for(db: Scripted
         assert codes(await braked.call([item("a")])) == [ErrorCode.STORE_UNAVAILABLE]
         db.faults = [1]
         results = codes(await braked.call([item("a"), item("b")]))
-    assert sorted(map(str, results)) in (
-        [str(ErrorCode.STORE_UNAVAILABLE), "b"],
-        ["a", str(ErrorCode.STORE_UNAVAILABLE)],
-    )
+    assert results in ([ErrorCode.STORE_UNAVAILABLE, "b"], ["a", ErrorCode.STORE_UNAVAILABLE])
     assert len(signers.asked) == 1
 
 
