@@ -73,7 +73,7 @@ async def test_foundation_in_two_steps(tmp_path: Path, monkeypatch: pytest.Monke
             assert attributes["SqsManagedSseEnabled"] == "true"
             assert f"nitro-signer-{name}-dlq" in attributes["RedrivePolicy"]
             assert "DenyTakingToOthers" in attributes["Policy"]
-        for name in ("UserToken", "UserTokenBirth", "UserTokenBrakes"):
+        for name in ("UserToken", "UserTokenBirth", "UserTokenFreeze"):
             assert dynamodb.describe_table(TableName=name)["Table"]["DeletionProtectionEnabled"] is True
         account.deploy("foundation", foundation(), PEOPLE | IMAGES, update=True)
         roles = {role["RoleName"]: role for role in iam.list_roles()["Roles"]}
