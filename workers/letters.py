@@ -64,7 +64,7 @@ def reply_bodies(reply: GenerateReply | SignReply | SignBatchReply, max_bytes: i
 
 
 def reply_letters(delivery: Delivery, replies: Sequence[str]) -> list[Letter]:
-    """Return the messages that answer a job. On a FIFO queue a repeated answer is dropped by its job id."""
+    """Return the messages that answer a job. A FIFO queue drops one that is sent again for the same message."""
     is_fifo = delivery.reply_queue_url.endswith(FIFO_SUFFIX)
     return [
         Letter(
@@ -72,15 +72,19 @@ def reply_letters(delivery: Delivery, replies: Sequence[str]) -> list[Letter]:
             size_bytes=_utf8_bytes(reply),
             trace_header=delivery.trace_header,
             group_id=(delivery.userid or _NO_USER) if is_fifo else None,
-            deduplication_id=_deduplication_id(delivery.job_id, number) if is_fifo else None,
+            deduplication_id=_deduplication_id(delivery.message_id, reply) if is_fifo else None,
         )
-        for number, reply in enumerate(replies)
+        for reply in replies
     ]
 
 
-def _deduplication_id(job_id: str, number: int) -> str:
-    """Return the job id; for a further part its hash with the number, because both together may be too long."""
-    return hashlib.sha256(f"{job_id} {number}".encode()).hexdigest() if number else job_id
+def _deduplication_id(message_id: str, reply: str) -> str:
+    """Return what only the same reply to the same message has.
+
+    A job id would not do: it comes again when a failed job is redriven, and two clients may choose the same one. SQS
+    would then take the later reply, drop it, and say that it was accepted.
+    """
+    return hashlib.sha256(f"{message_id} {reply}".encode()).hexdigest()
 
 
 def dead_letter(delivery: Delivery, error: SignerError, *, source_url: str, target_url: str, max_bytes: int) -> Letter:

@@ -75,16 +75,27 @@ async def test_permanent_failure_lets_the_group_go_on(rig: "Rig", failure: Failu
     assert copy.group == "a"
 
 
-async def test_fifo_reply_has_user_as_group_and_job_as_deduplication_id(rig: "Rig", faults: "type[Fault]") -> None:
-    """A reply whose answer was lost is sent again, and the queue drops the second by its job id."""
+async def test_fifo_reply_that_is_sent_again_is_dropped(rig: "Rig", faults: "type[Fault]") -> None:
+    """When the answer of a send was lost the reply is sent again, and the queue knows the second one."""
     rig.put("s-1", url=FIFO_JOBS, group="a")
     rig.sqs.fail_next("send_message_batch", faults(lost=True))
     async with rig.running_fifo():
         await rig.until_empty(FIFO_JOBS)
-    first, second = rig.sqs.named("send_message_batch")
-    for call in (first, second):
-        (entry,) = call.entries
-        assert (entry["MessageGroupId"], entry["MessageDeduplicationId"]) == ("u1", "s-1")
+    first, second = (call.entries[0] for call in rig.sqs.named("send_message_batch"))
+    assert first["MessageGroupId"] == second["MessageGroupId"] == "u1"
+    assert first["MessageDeduplicationId"] == second["MessageDeduplicationId"]
+    assert rig.answered(FIFO_REPLIES) == ["s-1"]
+
+
+async def test_fifo_reply_is_not_taken_for_an_earlier_one(rig: "Rig", failure: Failure) -> None:
+    """A job id may come twice: of a job that failed and was redriven, or of another client. Both replies arrive."""
+    rig.put("s-1", url=FIFO_JOBS, group="a")
+    rig.handler.plan("s-1", failure(ErrorCode.UNKNOWN_USER))
+    async with rig.running_fifo():
+        await rig.until_empty(FIFO_JOBS)
+        rig.put("s-1", url=FIFO_JOBS, group="a")
+        await rig.until_empty(FIFO_JOBS)
+    assert rig.errors(FIFO_REPLIES) == {"s-1": "unknown_user"}
     assert rig.answered(FIFO_REPLIES) == ["s-1"]
 
 
