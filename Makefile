@@ -2,11 +2,14 @@
 PYTHON ?= python3
 VENV := .venv
 MINISTACK_VENV := .venv-ministack
+SERVERS_VENV := .venv-servers
+NODE_SERVERS := .node-servers
+BENCH_VENV := .venv-bench
 BIN := $(VENV)/bin
 PIP_FLAGS := --disable-pip-version-check --no-input --quiet
 CODE := config enclave local protocol workers tests
 
-.PHONY: help setup setup-dev check test demo bench fuzz chaos lock format clean
+.PHONY: help setup setup-dev check test test-servers demo bench fuzz chaos lock format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -52,12 +55,36 @@ $(VENV)/.fuzz: $(VENV)/.dev requirements-fuzz.lock
 		|| echo "no atheris for this Python: fuzzing by plain mutation"
 	@touch $@
 
+$(BENCH_VENV)/.installed: requirements-bench.lock
+	@echo "setting up $(BENCH_VENV) (about half a minute)"
+	@test -x $(BENCH_VENV)/bin/python || $(PYTHON) -m venv $(BENCH_VENV)
+	@$(BENCH_VENV)/bin/python -m pip install $(PIP_FLAGS) --only-binary :all: --require-hashes -r requirements-bench.lock
+	@touch $@
+
+bench: setup $(BENCH_VENV)/.installed ## measure the service beside other queue workers; writes docs/benchmarks.md
+	$(BIN)/python -m benchmarks
+
 MINUTES ?= 10
 fuzz: setup-dev $(VENV)/.fuzz ## fuzz the parsers of hostile input for MINUTES minutes, guided by coverage where atheris is installed
 	$(BIN)/python -m tests.fuzz --minutes $(MINUTES)
 
 chaos: setup-dev ## break the service for MINUTES minutes and check it; SEED=… repeats a plan, JOBS=… says how many
 	$(BIN)/python -m tests.chaos --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(if $(JOBS),--jobs $(JOBS))
+
+$(SERVERS_VENV)/.installed: requirements-servers.lock
+	@echo "setting up $(SERVERS_VENV) (about half a minute)"
+	@test -x $(SERVERS_VENV)/bin/python || $(PYTHON) -m venv $(SERVERS_VENV)
+	@$(SERVERS_VENV)/bin/python -m pip install $(PIP_FLAGS) --require-hashes -r requirements-servers.lock
+	@touch $@
+
+$(NODE_SERVERS)/.installed: tests/servers/package.json tests/servers/package-lock.json
+	@mkdir -p $(NODE_SERVERS) && cp $^ $(NODE_SERVERS)/
+	@if command -v npm >/dev/null; then cd $(NODE_SERVERS) && npm ci --ignore-scripts --no-audit --no-fund --silent && touch .installed; \
+	else echo "NO npm: fauxqs and dynalite are SKIPPED"; fi
+
+test-servers: setup-dev $(SERVERS_VENV)/.installed $(NODE_SERVERS)/.installed ## the whole service on moto, and on fauxqs and dynalite; says what was skipped
+	$(BIN)/pytest tests/servers -v --durations=0
+	@echo "not part of this: ElasticMQ and DynamoDB Local, whose programs are on no package index"
 
 format: setup-dev ## put the code in its one form
 	$(BIN)/ruff format .
@@ -67,11 +94,13 @@ lock: ## renew the lock files from pyproject.toml (needs uv)
 	uv pip compile $(LOCK_FLAGS) -o requirements.lock pyproject.toml
 	uv pip compile $(LOCK_FLAGS) -c requirements.lock -o requirements-dev.lock pyproject.toml --group dev
 	uv pip compile $(LOCK_FLAGS) -o requirements-fuzz.lock --group fuzz
+	uv pip compile $(LOCK_FLAGS) -o requirements-bench.lock --group bench
 	uv pip compile $(LOCK_FLAGS) -o requirements-ministack.lock --group ministack
 	uv pip compile $(LOCK_FLAGS) -o requirements-build.lock requirements-build.in
+	uv pip compile $(LOCK_FLAGS) -o requirements-servers.lock requirements-servers.in
 
 LOCK_FLAGS := --quiet --generate-hashes --universal --no-emit-index-url --no-header --no-annotate --python-version 3.11 --upgrade
 
 clean: ## remove what the other targets made
-	rm -rf $(VENV) $(MINISTACK_VENV) .mypy_cache .ruff_cache .pytest_cache .coverage .hypothesis .fuzz .import_linter_cache build *.egg-info
+	rm -rf $(VENV) $(MINISTACK_VENV) $(SERVERS_VENV) $(NODE_SERVERS) $(BENCH_VENV) .mypy_cache .ruff_cache .pytest_cache .coverage .hypothesis .fuzz .import_linter_cache build *.egg-info
 	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -2,13 +2,13 @@
 
 import asyncio
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from local.kms import KmsFaults
 from local.stack import LocalStack, run_stack
-from local.stack_options import StackOptions
+from local.stack_options import AwsEndpoints, StackOptions
 from protocol.attestation import TrustRoot
 from tests.chaos.checker import Checker, Verdict
 from tests.chaos.clients import Clients, open_clients
@@ -41,6 +41,9 @@ _ENGINE: Final = {
 """Short times, so that what runs out does so within a run. The receive count is high: jobs shall be done in the end."""
 
 
+_KMS_FAULTS: Final = KmsFaults(throttle_rate=0.03, refuse_rate=0.02, drop_rate=0.02, delay_s=0.005)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChaosOptions:
     """What a run is made of. The same options give the same plan, fates and jobs."""
@@ -50,11 +53,14 @@ class ChaosOptions:
     """With faults; the calm after it takes what it takes."""
 
     jobs: int
-    mean_pause_s: float
-    """Between two events of the plan."""
-
     settle_timeout_s: float
     """After the last fault: a job that is then still open is lost."""
+
+    mean_pause_s: float | None = None
+    """Between two events of the plan; None breaks nothing at all."""
+
+    endpoints: AwsEndpoints | None = None
+    """Other servers than MiniStack, which are not restarted: for runs that break nothing."""
 
 
 async def run_chaos(options: ChaosOptions, state: Path) -> Report:
@@ -62,16 +68,18 @@ async def run_chaos(options: ChaosOptions, state: Path) -> Report:
     fates = Fates(options.seed)
     proxy = FaultProxy(fates)
     history = History()
-    plan = make_plan(options.seed, options.duration_s, options.mean_pause_s)
+    breaks = options.mean_pause_s is not None
+    plan = [] if options.mean_pause_s is None else make_plan(options.seed, options.duration_s, options.mean_pause_s)
     stack_options = StackOptions(
+        endpoints=options.endpoints,
         front=proxy.front,
-        kms_faults=KmsFaults(throttle_rate=0.03, refuse_rate=0.02, drop_rate=0.02, delay_s=0.005, seed=options.seed),
+        kms_faults=replace(_KMS_FAULTS, seed=options.seed) if breaks else KmsFaults(),
         worker_environ=_worker_environ(),
     )
     begun = time.monotonic()
     async with run_stack(state, stack_options) as stack, open_clients(stack.facts, history) as clients:
         nemesis = Nemesis(stack, plan)
-        fates.is_calm = False
+        fates.is_calm = not breaks
         settled_s = await _act(options, clients, nemesis, fates)
         nemesis.note_ended()
         verdict = _judge(stack, history, proxy)
