@@ -261,12 +261,18 @@ class LocalStack:
         Raises:
             StackError: names the child and its log.
         """
+        ended: asyncio.Queue[Child] = asyncio.Queue()
+
+        async def watch(child: Child) -> None:
+            await child.process.wait()
+            ended.put_nowait(child)
+
         async with asyncio.TaskGroup() as group:
-            waits = {group.create_task(child.process.wait()): child for child in self._everyone()}
-            done, pending = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-            for task in pending:
+            watches = [group.create_task(watch(child)) for child in self._everyone()]
+            first = await ended.get()
+            for task in watches:
                 task.cancel()
-        raise self._ended(waits[done.pop()])
+        raise self._ended(first)
 
     def _ended(self, child: Child) -> StackError:
         code = child.process.returncode
