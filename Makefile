@@ -84,7 +84,7 @@ $(NODE_SERVERS)/.installed: tests/servers/package.json tests/servers/package-loc
 
 test-servers: setup-dev $(SERVERS_VENV)/.installed $(NODE_SERVERS)/.installed ## the whole service on moto, and on fauxqs and dynalite; says what was skipped
 	$(BIN)/pytest tests/servers -v --durations=0
-	@echo "not part of this: ElasticMQ and DynamoDB Local, whose programs are on no package index"
+	@echo "NOT TESTED: ElasticMQ and DynamoDB Local (Java programs that neither pip nor npm can install)"
 
 format: setup-dev ## put the code in its one form
 	$(BIN)/ruff format .

@@ -26,10 +26,11 @@ from collections.abc import Awaitable, Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.document import DOCUMENT, write_section
+from benchmarks.machine import cpu_seconds, memory_bytes
 from benchmarks.proxy_decrypt import attested_decrypts, start_kms
 from benchmarks.proxy_upstream import EchoPorts, delayed_request, start_upstream
 
-_DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "benchmarks.md"
 _HEADING = "## vsock-proxy"
 _COMMAND = """
 import structlog, typer
@@ -45,7 +46,6 @@ _LATENCY_ROWS = (
     ("a connection each, at once", True, 0, 300),
 )
 _DECRYPTS = 120
-_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,25 +109,6 @@ def tls_exchanges(tls: ssl.SSLContext, exchanges: int, *, fresh: bool, server_ms
         return took
 
     return work
-
-
-def cpu_seconds(pid: int) -> float:
-    """Return the CPU time of a process, its children that have ended, and those that live (proc(5), stat)."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return sum(int(ticks) for ticks in fields[11:15]) / _TICKS_PER_S + sum(
-        cpu_seconds(child) for child in _children(pid)
-    )
-
-
-def memory_bytes(pid: int) -> int:
-    """Return the proportional set size of a process and its living children."""
-    rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
-    kib = next(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:"))
-    return kib * 1024 + sum(memory_bytes(child) for child in _children(pid))
-
-
-def _children(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def stream_mb_per_cpu_second(route: Route, port_bytes: int) -> float:
@@ -274,26 +255,17 @@ def measure(ports: EchoPorts, folder: Path, *, scale: int) -> str:
     return "\n".join(lines) + "\n"
 
 
-def write_section(document: Path, section: str) -> None:
-    """Put the section into the document in place of the one with the same heading, or at its end."""
-    text = document.read_text() if document.exists() else "# Benchmarks\n"
-    before, found, after = text.partition(_HEADING)
-    rest = after.partition("\n## ")
-    following = f"\n## {rest[2]}" if found and rest[1] else ""
-    document.write_text(before.rstrip("\n") + "\n\n" + section + following)
-
-
 def main() -> None:
     """Measure, print, and write on request."""
     parser = argparse.ArgumentParser(description="Compare the vsock-proxy with a direct connection and with socat.")
     parser.add_argument("--scale", type=int, default=10, help="amount of work (1: a quick look)")
-    parser.add_argument("--write", action="store_true", help=f"put the table into {_DOCUMENT.name}")
+    parser.add_argument("--write", action="store_true", help=f"put the table into {DOCUMENT.name}")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, start_upstream(Path(folder)) as ports:
         section = measure(ports, Path(folder), scale=options.scale)
     print(section)
     if options.write:
-        write_section(_DOCUMENT, section)
+        write_section(DOCUMENT, section)
 
 
 if __name__ == "__main__":
