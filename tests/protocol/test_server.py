@@ -165,8 +165,26 @@ async def test_a_peer_that_does_not_read_is_not_read(address: Address) -> None:
             await peer.ask("status", {}, request_id)
         await until(lambda: not connection._is_writable)
         assert not server.publish(Events(events=(), dropped=1))
-        answers = [await peer.receive() for _ in range(count)]
-        assert {answer["id"] for answer in answers if answer} == set(range(2, 2 + count))
+        await assert_goes_on(address, handler)
+        handled = handler.handled
+        for request_id in range(2 + count, 2 + 2 * count):
+            await peer.ask("status", {}, request_id)
+        await assert_goes_on(address, handler)
+        assert handler.handled == handled + 1  # that of the other connection
+        answers = [await peer.receive() for _ in range(2 * count)]
+        assert {answer["id"] for answer in answers if answer} == set(range(2, 2 + 2 * count))
+
+
+async def test_work_that_nobody_waits_for_ends(address: Address) -> None:
+    """What a peer asked for before it was lost costs nothing more, and counts no longer."""
+    handler = Handler()
+    async with serving(address, handler) as server:
+        async with raw_peer(address) as peer:
+            await peer.greet()
+            await peer.ask("status", {}, 2)
+            await handler.started.get()
+        await handler.cancelled.wait()
+        await until(lambda: server.in_flight == 0)
 
 
 async def test_a_bad_request_fails_alone(address: Address) -> None:

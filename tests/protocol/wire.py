@@ -41,6 +41,8 @@ class Handler:
         self.error: Exception | None = None
         self.started: asyncio.Queue[asyncio.Future[None]] = asyncio.Queue()
         self.cancelled = asyncio.Event()
+        self.handled = 0
+        """Requests beside hello that were begun."""
         self.hello = HelloResult(
             version=1,
             limits=Limits(max_frame_bytes=max_frame_bytes, max_batch_items=10, max_in_flight=max_in_flight),
@@ -62,6 +64,7 @@ class Handler:
         """Do as the test says."""
         if isinstance(request, Hello):
             return self.hello
+        self.handled += 1
         if not self.answers_at_once:
             release: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self.started.put_nowait(release)
