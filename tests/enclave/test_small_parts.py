@@ -113,6 +113,9 @@ def test_the_most_lasting_reason_is_told() -> None:
         "SSL_CERT_FILE",
         "SSL_CERT_DIR",
         "SSLKEYLOGFILE",
+        "OPENSSL_CONF",
+        "OPENSSL_MODULES",
+        "OPENSSL_ENGINES",
     ],
 )
 def test_a_variable_that_could_divert_calls_is_refused(name: str) -> None:
