@@ -3,7 +3,9 @@
 import re
 from collections.abc import Iterable
 
-_DIVERTING = re.compile(r"AWS_.*|.*_PROXY|BOTO_CONFIG|SSL_CERT_(FILE|DIR)|SSLKEYLOGFILE|OPENSSL_(CONF|MODULES|ENGINES)", re.IGNORECASE)
+_DIVERTING = re.compile(
+    r"AWS_.*|.*_PROXY|BOTO_CONFIG|SSL_CERT_(FILE|DIR)|SSLKEYLOGFILE|OPENSSL_(CONF|MODULES|ENGINES)", re.IGNORECASE
+)
 """botocore reads endpoints, credentials, CA bundles and FIPS switches from `AWS_*` and `BOTO_CONFIG`, aiohttp proxies
 from `*_PROXY`; OpenSSL reads trust from `SSL_CERT_*`, what it accepts and which code it loads from `OPENSSL_*`; Python
 writes TLS secrets to `SSLKEYLOGFILE`."""
