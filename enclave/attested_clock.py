@@ -21,6 +21,9 @@ from protocol.clock import Clock
 _CORRECT_ABOVE_S: Final = 1.0
 """Smaller offsets are left alone: the reading itself takes milliseconds."""
 
+_LOOK_AGAIN_S: Final = 10.0
+"""After a check that failed: until one succeeds nobody knows how far the clock is off."""
+
 ClockSetter: TypeAlias = Callable[[float], None]
 """Sets the system clock to Unix time in seconds; raises `OSError` where that is not permitted."""
 
@@ -43,23 +46,29 @@ class AttestedClock:
         self._setter = setter
 
     async def watch(self, readiness: Readiness) -> None:
-        """Check now and at each interval until cancelled."""
+        """Check now and at each interval until cancelled; sooner again when the module did not tell the time."""
         while True:
-            await self.check(readiness)
-            await asyncio.sleep(self._settings.check_interval_s)
+            is_known = await self.check(readiness)
+            interval_s = self._settings.check_interval_s
+            await asyncio.sleep(interval_s if is_known else min(interval_s, _LOOK_AGAIN_S))
 
-    async def check(self, readiness: Readiness) -> None:
-        """Compare once; correct if need be and permitted; else tell `readiness` when the bound is passed."""
+    async def check(self, readiness: Readiness) -> bool:
+        """Compare once; correct if need be and permitted; else tell `readiness` when the bound is passed.
+
+        Returns:
+            whether the attested time could be read; when not, `readiness` stays as it was.
+        """
         try:
             offset_s = await self._offset_s()
             if abs(offset_s) > _CORRECT_ABOVE_S and self._correct(offset_s):
                 offset_s = await self._offset_s()
         except (NsmError, AttestationError) as error:
             _log.warning("clock_check_failed", error_type=type(error).__name__)
-            return
+            return False
         readiness.is_clock_off = abs(offset_s) > self._settings.max_drift_s
         if readiness.is_clock_off:
             _log.error("clock_drift", offset_s=round(offset_s, 3))
+        return True
 
     async def _offset_s(self) -> float:
         document = parse_document(await self._nsm.attest(user_data=None, nonce=None, public_key=None))

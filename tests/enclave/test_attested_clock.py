@@ -10,6 +10,7 @@ import pytest
 import structlog
 
 from config.enclave import ClockSettings
+from enclave import attested_clock as attested_clock_module
 from enclave.attested_clock import AttestedClock, ClockSetter, set_system_clock
 from enclave.credentials import CredentialStore
 from enclave.readiness import Readiness
@@ -112,6 +113,21 @@ async def test_watching_checks_again_and_again(clocks: Clocks) -> None:
     async with asyncio.TaskGroup() as group:
         watching = group.create_task(watcher.watch(clocks.readiness))
         while clocks.switch.requests < 3:  # noqa: ASYNC110 - the module has no event for this
+            await asyncio.sleep(0.001)
+        watching.cancel()
+
+
+async def test_a_failed_check_is_made_again_soon(clocks: Clocks, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not after an hour: a clock that was never compared may be off by anything."""
+    monkeypatch.setattr(attested_clock_module, "_LOOK_AGAIN_S", 0.001)
+    clocks.own.now -= 1000
+    clocks.switch.is_broken = True
+    async with asyncio.TaskGroup() as group:
+        watching = group.create_task(clocks.watcher(None).watch(clocks.readiness))
+        while clocks.switch.requests < 3:  # noqa: ASYNC110 - the module has no event for this
+            await asyncio.sleep(0.001)
+        clocks.switch.is_broken = False
+        while not clocks.readiness.is_clock_off:  # noqa: ASYNC110 - the same
             await asyncio.sleep(0.001)
         watching.cancel()
 
