@@ -24,6 +24,6 @@ def test_the_demo_goes_as_told() -> None:
     )
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
-    assert STEPS == sum(line.startswith("  ok  ") for line in lines)
+    assert sum(line.startswith("  ok  ") for line in lines) == STEPS
     assert lines[-1] == "All of it went as told."
     assert "record_refused" in done.stdout
