@@ -276,6 +276,17 @@ async def test_calls_wait_while_the_enclave_does_not_read(address: Address) -> N
             channel.resume_writing()
 
 
+async def test_calls_that_wait_for_the_enclave_to_read_fail_with_the_connection(address: Address) -> None:
+    """At once: they do not wait out their time."""
+    async with serving(address, Handler()), channel_to(address) as channel:
+        channel.pause_writing()
+        async with asyncio.TaskGroup() as group:
+            call = group.create_task(_code_of(ask(channel)))
+            await asyncio.sleep(0)
+            channel.close()
+        assert call.result() is ErrorCode.ENCLAVE_UNAVAILABLE
+
+
 async def test_a_channel_that_is_cancelled_while_it_opens(tmp_path: Path) -> None:
     """After any number of steps nothing is left open: a ResourceWarning would fail this test."""
     address = UnixAddress(str(tmp_path / "s"))

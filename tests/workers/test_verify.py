@@ -1,10 +1,11 @@
 """Verification on the parent: every form that exists, and every way in which an enclave could answer wrongly."""
 
+import contextlib
 import hashlib
 from collections.abc import Callable
 
 import pytest
-from coincurve import PrivateKey
+from coincurve import PrivateKey, PublicKey
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed, decode_dss_signature, encode_dss_signature
@@ -167,3 +168,17 @@ def test_a_public_key_is_a_point() -> None:
         with pytest.raises(SignerError) as caught:
             check_public_key(bad)
         assert caught.value.code is ErrorCode.RECORD_REFUSED
+
+
+@pytest.mark.parametrize("recovery_id", [2, 3])
+def test_an_r_above_the_order_is_refused(recovery_id: int) -> None:
+    """Such a signature can be made for a key that fits it, and recovers to that key: `v` is 0 or 1 all the same."""
+    for r in range(1, 100):
+        signature = r.to_bytes(32, "big") + (1).to_bytes(32, "big") + bytes([recovery_id])
+        with contextlib.suppress(ValueError):
+            key = PublicKey.from_signature_and_message(signature, DIGEST, hasher=None).format(compressed=False)[1:]
+            break
+    else:
+        pytest.fail("no x coordinate between n and p")
+    with pytest.raises(SignerError, match="signature_refused"):
+        verify_signature(signature, DIGEST, key, Scheme.ECDSA, SignatureFormat.RECOVERABLE)
