@@ -43,6 +43,7 @@ def main() -> None:
         *enclave_rows,
         Row("SQS calls per 1,000 single sign jobs, busy queue", _one(sqs_calls_per_1000(calls["single"])), at_most=320),
         Row("DynamoDB calls per 1,000 of them, records warm", _one(calls["single"].get("BatchGetItem", 0)), at_most=20),
+        Row("KMS calls for each cold key", Spread.of(values.pop("decrypts per cold key")), at_most=1),
         *latency_rows,
         Row("memory of the worker after 100,000 signatures", _one(memory[WORKER]), at_most=130, unit="MiB"),
         Row("memory of the signer enclave after them", _one(memory[SIGNER]), at_most=130, unit="MiB"),

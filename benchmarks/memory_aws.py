@@ -7,6 +7,7 @@ first line of the output. Beside AWS's calls there are `GET /` (counts) and `POS
 
 import asyncio
 import base64
+import contextlib
 import hashlib
 import itertools
 import json
@@ -43,6 +44,8 @@ class MemoryAws:
     replies: int = 0
     errors: int = 0
     numbers: "itertools.count[int]" = field(default_factory=itertools.count)
+    polls: dict[str, deque[asyncio.Future[None]]] = field(default_factory=dict)
+    """Receives that wait, by queue: each message wakes one."""
 
     def counts(self) -> dict[str, Any]:
         """Return what was asked for so far, replies that were sent, and how many of them were errors."""
@@ -50,7 +53,8 @@ class MemoryAws:
 
     def fill(self, name: str, bodies: list[str]) -> dict[str, Any]:
         """Put messages on a queue."""
-        self._queue(name).extend(bodies)
+        for body in bodies:
+            self._put(name, body)
         return {}
 
     def call(self, action: str, request: dict[str, Any]) -> Answer:
@@ -61,6 +65,25 @@ class MemoryAws:
 
     def _queue(self, url: str) -> deque[str]:
         return self.queues.setdefault(url.rsplit("/", 1)[-1], deque())
+
+    def _put(self, url: str, body: str) -> None:
+        name = url.rsplit("/", 1)[-1]
+        self._queue(name).append(body)
+        waiting = self.polls.get(name)
+        while waiting:
+            poll = waiting.popleft()
+            if not poll.done():
+                poll.set_result(None)
+                return
+
+    async def long_poll(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Wait for a message, and receive it; nothing after a while."""
+        arrived: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.polls.setdefault(request["QueueUrl"].rsplit("/", 1)[-1], deque()).append(arrived)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LONG_POLL_S):
+                await arrived
+        return self.receive(request) or {}
 
     # SQS
 
@@ -112,7 +135,7 @@ class MemoryAws:
             self.replies += 1
             self.errors += '"status":"error"' in body
         else:
-            self._queue(url).append(body)
+            self._put(url, body)
         return {"MessageId": f"{next(self.numbers):032x}", "MD5OfMessageBody": _md5(body)}
 
     def delete(self, request: dict[str, Any]) -> Answer:
@@ -130,7 +153,7 @@ class MemoryAws:
         """ChangeMessageVisibility: 0 puts the message back, anything else changes nothing here."""
         if request["VisibilityTimeout"] == 0 and (found := self.in_flight.pop(request["ReceiptHandle"], None)):
             name, body = found
-            self._queue(name).append(body)
+            self._put(name, body)
         return {}
 
     def change_visibility_batch(self, request: dict[str, Any]) -> Answer:
@@ -202,8 +225,9 @@ def _md5(body: str) -> str:
 class _Connection(asyncio.Protocol):
     """HTTP/1.1, kept alive, one request after another."""
 
-    def __init__(self, aws: MemoryAws) -> None:
+    def __init__(self, aws: MemoryAws, polls: asyncio.TaskGroup) -> None:
         self._aws = aws
+        self._polls = polls
         self._buffer = b""
         self._transport = cast("asyncio.Transport", None)
 
@@ -237,9 +261,12 @@ class _Connection(asyncio.Protocol):
             self._write(refused.body, "400 Bad Request")
             return
         if answer is None:
-            asyncio.get_running_loop().call_later(_LONG_POLL_S, self._write, {})
+            self._polls.create_task(self._wait(json.loads(body)))
         else:
             self._write(answer)
+
+    async def _wait(self, request: dict[str, Any]) -> None:
+        self._write(await self._aws.long_poll(request))
 
     def _write(self, answer: dict[str, Any], status: str = "200 OK") -> None:
         body = json.dumps(answer).encode()
@@ -250,11 +277,12 @@ class _Connection(asyncio.Protocol):
 async def main() -> None:
     """Serve until ended."""
     aws = MemoryAws()
-    server = await asyncio.get_running_loop().create_server(lambda: _Connection(aws), "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    aws.url = f"http://127.0.0.1:{port}"
-    print(port, flush=True)
-    await server.serve_forever()
+    async with asyncio.TaskGroup() as polls:
+        server = await asyncio.get_running_loop().create_server(lambda: _Connection(aws, polls), "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        aws.url = f"http://127.0.0.1:{port}"
+        print(port, flush=True)
+        await server.serve_forever()
 
 
 if __name__ == "__main__":

@@ -92,6 +92,11 @@ class Service:
         ]
         return self.do(SIGN_QUEUE, bodies, signatures=jobs * BULK_ITEMS)
 
+    def decrypts(self) -> int:
+        """Return how many keys KMS was asked to open since the start."""
+        lines = self.stack.layout.audit.read_text().splitlines()
+        return sum(json.loads(line)["eventName"] == "Decrypt" for line in lines)
+
     def memory_mib(self) -> dict[str, float]:
         """Return the resident memory of the largest process of each program."""
         return {name: largest_resident_mib(child.pid) for name, child in self.stack.children.items()}

@@ -1,6 +1,5 @@
 """The same jobs through this service and through its peers, in turn, round by round."""
 
-import asyncio
 import contextlib
 from pathlib import Path
 from typing import Final
@@ -48,6 +47,7 @@ async def compare(folder: Path, rounds: int) -> tuple[Values, dict[str, Spent], 
             for service in (warm, cold):
                 service.generate(USERS)
                 service.sign(2 * USERS)
+            note("decrypts per cold key", warm.decrypts() / USERS)
             for _ in range(rounds):
                 for name, peer in peers.items():
                     count = LOOP_JOBS if name == "plain" else PEER_JOBS
@@ -58,8 +58,7 @@ async def compare(folder: Path, rounds: int) -> tuple[Values, dict[str, Spent], 
                 spent["bulk"] = warm.sign_in_bulk(BULK_JOBS)
                 for name, cost in spent.items():
                     note(f"ours {name}", cost.per_cpu_second(WORKER))
-                    note(f"enclave {name}", cost.per_cpu_second(SIGNER))
-                await asyncio.sleep(0)
+                    note(f"enclave of ours {name}", cost.per_cpu_second(SIGNER))
             growth = Spread.of([_growth(warm) for _ in range(min(2, rounds))])
             for _ in range(_WAVES):
                 warm.sign_in_bulk(BULK_JOBS)
