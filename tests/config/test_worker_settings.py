@@ -124,6 +124,7 @@ def test_a_wrong_variable_is_named(
         ('"vsock://17:5000"', '"vsock://16:5000"', "generator and signer are different enclaves"),
         ('"vsock://17:5000"', '"vsock://17:5000", "vsock://17:5000"', "generate: enclaves: each address once"),
         (f"{QUEUES}/sign", f"{QUEUES}/generate", "two different queues"),
+        ("[store]", '[brakes]\ntable = "UserToken"\n[store]', "brakes.table: another table than those of store"),
         (KEY_ARN, "alias/mine", "'alias/mine' is not a KMS key ARN"),
         ("cache_records = 1000", 'table = "T_1"\nbirth_table = "T_1"', "birth_table: another table than table"),
         ("cache_records = 1000", "cache_records = -1", "store.cache_records: Input should be greater than or equal"),

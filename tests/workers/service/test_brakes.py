@@ -189,3 +189,17 @@ def test_no_user_ever_gets_more_than_burst_and_rate(steps: list[tuple[float, str
         clock.now += pause_s
         taken[userid] += limit.take(userid)
         assert taken[userid] <= burst + per_s * (clock.now - 100.0) + 1e-6
+
+
+async def test_what_is_remembered_is_bounded(
+    db: ScriptedDynamoDb, clock: HandClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of more users than the limit the least used are forgotten: read again, or given a full bucket."""
+    monkeypatch.setattr("workers.brakes._MAX_USERS", 2)
+    limit = RateLimit(1, 1, clock)
+    assert [limit.take(userid) for userid in ("a", "b", "c", "c", "a")] == [True, True, True, False, True]
+    async with asyncio.TaskGroup() as group:
+        freezes = Freezes(calls_on(db), TABLE, 5, group, clock)
+        for userid in ("a", "b", "c", "c", "a"):
+            await freezes.holding([userid])
+    assert len(db.calls) == 4
