@@ -51,7 +51,8 @@ def main() -> None:
     ]
     cost = bills(calls["single"], calls["bulk"], bulk_bytes=_BULK_REPLY_BYTES)
     for row in rows:
-        print(f"{'met   ' if row.is_met else 'MISSED'} {row.name}: {row.value} {row.unit} (goal {row.goal})")
+        verdict = ("met   " if row.is_met else "MISSED") if row.goal else "      "
+        print(f"{verdict} {row.name}: {row.value} {row.unit} {row.goal}")
     if not options.dry:
         machine["seconds"] = round(time.monotonic() - began)
         report.write(machine, rows, {**values, **enclave_values}, calls, cost)
