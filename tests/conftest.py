@@ -54,6 +54,18 @@ def _refuse_outside(event: str, arguments: tuple[object, ...]) -> None:
 sys.addaudithook(_refuse_outside)
 
 
+_RECURSION_LIMIT = sys.getrecursionlimit()
+
+
+@pytest.fixture(autouse=True)
+def usual_recursion_limit() -> None:
+    """Undo what a library of the tests does at its import: py_ecc, below eth-account, lifts the limit for everybody.
+
+    With it lifted, input that is nested too deeply overflows the stack instead of raising RecursionError.
+    """
+    sys.setrecursionlimit(_RECURSION_LIMIT)
+
+
 @pytest.fixture(scope="session")
 def vectors() -> Path:
     """The folder of shared vectors; a test that asks for it is skipped, with this reason, where there is none."""
