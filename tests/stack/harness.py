@@ -15,6 +15,8 @@ from protocol.jobs import REPLY
 ROOT = Path(__file__).resolve().parents[2]
 START_TIMEOUT_S = 60
 STOP_TIMEOUT_S = 60
+EMPTY_POLLS = 45
+"""Of two seconds each, before a reply counts as missing."""
 
 
 def clean_environ() -> dict[str, str]:
@@ -84,8 +86,10 @@ class Client:
         """Take this many replies off the reply queue; each is in the published schema."""
         found: list[dict[str, Any]] = []
         url = self.facts["reply_queue_url"]
-        for _ in range(60):
+        empty = 0
+        while empty < EMPTY_POLLS:
             answer = self.sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10, WaitTimeSeconds=2)
+            empty += "Messages" not in answer
             for message in answer.get("Messages", []):
                 REPLY.validate_json(message["Body"])
                 found.append(json.loads(message["Body"]))
@@ -93,6 +97,20 @@ class Client:
             if len(found) >= count:
                 return found
         raise AssertionError(f"{len(found)} of {count} replies: {found}")
+
+    def dead_letter(self, kind: str, job_id: str) -> dict[str, str]:
+        """Take the dead letter of a job off its queue; return its attributes. Those of other tests are left."""
+        url = self.facts[f"{kind}_dead_letter_queue_url"]
+        for _ in range(EMPTY_POLLS):
+            answer = self.sqs.receive_message(
+                QueueUrl=url, MaxNumberOfMessages=10, WaitTimeSeconds=2, MessageAttributeNames=["All"]
+            )
+            for message in answer.get("Messages", []):
+                attributes = {name: value["StringValue"] for name, value in message["MessageAttributes"].items()}
+                if job_id in attributes.values():
+                    self.sqs.delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
+                    return attributes
+        raise AssertionError(f"no dead letter of job {job_id}")
 
     def ask(self, kind: str, body: str | dict[str, Any]) -> dict[str, Any]:
         """Send one body and return its reply."""

@@ -91,8 +91,4 @@ def test_bad_input_is_answered_with_a_code_that_names_what_is_wrong(
     [reply] = client.replies(1)
     assert (reply["status"], reply["job_id"], reply["error"]["code"]) == ("error", message_id, code)
     assert named in reply["error"]["message"]
-    url = client.facts[f"{queue}_dead_letter_queue_url"]
-    answer = client.sqs.receive_message(QueueUrl=url, WaitTimeSeconds=5, MessageAttributeNames=["All"])
-    [dead] = answer["Messages"]
-    client.sqs.delete_message(QueueUrl=url, ReceiptHandle=dead["ReceiptHandle"])
-    assert code in {attribute.get("StringValue") for attribute in dead["MessageAttributes"].values()}
+    assert code in client.dead_letter(queue, message_id).values()
