@@ -82,8 +82,8 @@ class Client:
             ids += [by_place[str(place)] for place in range(len(entries))]
         return ids
 
-    def replies(self, count: int) -> list[dict[str, Any]]:
-        """Take this many replies off the reply queue; each is in the published schema."""
+    def replies(self, count: int, *, job_id: str | None = None) -> list[dict[str, Any]]:
+        """Take this many replies (of one job, if named) off the reply queue; each is in the published schema."""
         found: list[dict[str, Any]] = []
         url = self.facts["reply_queue_url"]
         empty = 0
@@ -92,7 +92,9 @@ class Client:
             empty += "Messages" not in answer
             for message in answer.get("Messages", []):
                 REPLY.validate_json(message["Body"])
-                found.append(json.loads(message["Body"]))
+                reply = json.loads(message["Body"])
+                if job_id in {None, reply["job_id"]}:
+                    found.append(reply)
                 self.sqs.delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
             if len(found) >= count:
                 return found
@@ -114,6 +116,6 @@ class Client:
 
     def ask(self, kind: str, body: str | dict[str, Any]) -> dict[str, Any]:
         """Send one body and return its reply."""
-        self.send(kind, body)
-        [reply] = self.replies(1)
-        return reply
+        [message_id] = self.send(kind, body)
+        job_id = body.get("job_id", message_id) if isinstance(body, dict) else message_id
+        return self.replies(1, job_id=job_id)[0]

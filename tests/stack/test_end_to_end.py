@@ -88,7 +88,7 @@ def test_bad_input_is_answered_with_a_code_that_names_what_is_wrong(
 ) -> None:
     """Never a crash, never a silent drop: an error reply to the message id, and a copy with the reason on the side."""
     [message_id] = client.send(queue, body)
-    [reply] = client.replies(1)
+    [reply] = client.replies(1, job_id=message_id)
     assert (reply["status"], reply["job_id"], reply["error"]["code"]) == ("error", message_id, code)
     assert named in reply["error"]["message"]
     assert code in client.dead_letter(queue, message_id).values()
