@@ -17,20 +17,20 @@ help: ## list the targets
 $(VENV)/.runtime: requirements.lock pyproject.toml
 	@echo "setting up $(VENV) (about half a minute)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install $(PIP_FLAGS) --require-hashes -r requirements-build.lock
-	@$(BIN)/python -m pip install $(PIP_FLAGS) --require-hashes --no-build-isolation -r requirements.lock
+	@$(BIN)/python -m pip install $(PIP_FLAGS) --no-deps --require-hashes -r requirements-build.lock
+	@$(BIN)/python -m pip install $(PIP_FLAGS) --no-deps --require-hashes --no-build-isolation -r requirements.lock
 	@$(BIN)/python -m pip install $(PIP_FLAGS) --no-deps --no-build-isolation --editable .
 	@touch $@
 
 $(MINISTACK_VENV)/.installed: requirements-ministack.lock
 	@echo "setting up $(MINISTACK_VENV) (about a quarter of a minute)"
 	@test -x $(MINISTACK_VENV)/bin/python || $(PYTHON) -m venv $(MINISTACK_VENV)
-	@$(MINISTACK_VENV)/bin/python -m pip install $(PIP_FLAGS) --require-hashes -r requirements-ministack.lock
+	@$(MINISTACK_VENV)/bin/python -m pip install $(PIP_FLAGS) --no-deps --require-hashes -r requirements-ministack.lock
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.runtime requirements-dev.lock
 	@echo "adding the developer tools to $(VENV) (about half a minute)"
-	@$(BIN)/python -m pip install $(PIP_FLAGS) --require-hashes --no-build-isolation -r requirements-dev.lock
+	@$(BIN)/python -m pip install $(PIP_FLAGS) --no-deps --require-hashes --no-build-isolation -r requirements-dev.lock
 	@touch $@
 
 setup: $(VENV)/.runtime $(MINISTACK_VENV)/.installed ## what `make demo` needs
@@ -51,14 +51,14 @@ test: setup-dev ## all tests, with coverage
 	$(BIN)/pytest --cov --cov-report=term
 
 $(VENV)/.fuzz: $(VENV)/.dev requirements-fuzz.lock
-	@$(BIN)/python -m pip install $(PIP_FLAGS) --only-binary :all: --require-hashes -r requirements-fuzz.lock \
+	@$(BIN)/python -m pip install $(PIP_FLAGS) --only-binary :all: --no-deps --require-hashes -r requirements-fuzz.lock \
 		|| echo "no atheris for this Python: fuzzing by plain mutation"
 	@touch $@
 
 $(BENCH_VENV)/.installed: requirements-bench.lock
 	@echo "setting up $(BENCH_VENV) (about half a minute)"
 	@test -x $(BENCH_VENV)/bin/python || $(PYTHON) -m venv $(BENCH_VENV)
-	@$(BENCH_VENV)/bin/python -m pip install $(PIP_FLAGS) --only-binary :all: --require-hashes -r requirements-bench.lock
+	@$(BENCH_VENV)/bin/python -m pip install $(PIP_FLAGS) --only-binary :all: --no-deps --require-hashes -r requirements-bench.lock
 	@touch $@
 
 bench: setup $(BENCH_VENV)/.installed ## measure the service beside other queue workers; writes docs/benchmarks.md
@@ -74,7 +74,7 @@ chaos: setup-dev ## break the service for MINUTES minutes and check it; SEED=…
 $(SERVERS_VENV)/.installed: requirements-servers.lock
 	@echo "setting up $(SERVERS_VENV) (about half a minute)"
 	@test -x $(SERVERS_VENV)/bin/python || $(PYTHON) -m venv $(SERVERS_VENV)
-	@$(SERVERS_VENV)/bin/python -m pip install $(PIP_FLAGS) --require-hashes -r requirements-servers.lock
+	@$(SERVERS_VENV)/bin/python -m pip install $(PIP_FLAGS) --no-deps --require-hashes -r requirements-servers.lock
 	@touch $@
 
 $(NODE_SERVERS)/.installed: tests/servers/package.json tests/servers/package-lock.json

@@ -20,7 +20,7 @@ cd "$root"
 cp "$images"/*.eif "$out/"
 cp deploy/instance/*.sh deploy/systemd/* deploy/cloudwatch/agent.json requirements.lock "$out/"
 # for Python 3.11 of Amazon Linux 2023
-.venv/bin/python -m pip download --quiet --disable-pip-version-check --require-hashes --only-binary=:all: \
+.venv/bin/python -m pip download --quiet --disable-pip-version-check --no-deps --require-hashes --only-binary=:all: \
   --python-version 3.11 --platform manylinux2014_x86_64 --platform manylinux_2_28_x86_64 \
   --platform manylinux_2_34_x86_64 --dest "$out/wheels" -r requirements.lock
 .venv/bin/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir "$out" .

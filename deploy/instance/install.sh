@@ -40,7 +40,7 @@ check_release() {
 install_packages() {
   dnf install -y -q aws-nitro-enclaves-cli amazon-cloudwatch-agent python3.11 logrotate
   python3.11 -m venv "$home/.venv"
-  "$home/.venv/bin/python" -m pip install --quiet --no-index --find-links "$release/wheels" --require-hashes \
+  "$home/.venv/bin/python" -m pip install --quiet --no-index --find-links "$release/wheels" --no-deps --require-hashes \
     -r "$release/requirements.lock"
   "$home/.venv/bin/python" -m pip install --quiet --no-index --no-deps "$release"/nitro_signer-*.whl
 }
