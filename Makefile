@@ -5,11 +5,12 @@ MINISTACK_VENV := .venv-ministack
 SERVERS_VENV := .venv-servers
 NODE_SERVERS := .node-servers
 BENCH_VENV := .venv-bench
+DOCS_VENV := .venv-docs
 BIN := $(VENV)/bin
 PIP_FLAGS := --disable-pip-version-check --no-input --quiet
 CODE := config enclave local protocol workers tests
 
-.PHONY: help setup setup-dev check test test-servers demo bench fuzz chaos lock format clean
+.PHONY: help setup setup-dev check test test-servers demo docs bench fuzz chaos lock format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -64,6 +65,16 @@ $(BENCH_VENV)/.installed: requirements-bench.lock
 bench: setup $(BENCH_VENV)/.installed ## measure the service beside other queue workers; writes docs/benchmarks.md
 	$(BIN)/python -m benchmarks
 
+$(DOCS_VENV)/.installed: requirements-docs.lock
+	@echo "setting up $(DOCS_VENV) (about half a minute)"
+	@test -x $(DOCS_VENV)/bin/python || $(PYTHON) -m venv $(DOCS_VENV)
+	@$(DOCS_VENV)/bin/python -m pip install $(PIP_FLAGS) --only-binary :all: --no-deps --require-hashes -r requirements-docs.lock
+	@touch $@
+
+docs: $(DOCS_VENV)/.installed ## build the pages of docs/ into build/site; a broken link is an error
+	@NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/mkdocs build --strict --quiet
+	@echo "open build/site/index.html"
+
 MINUTES ?= 10
 fuzz: setup-dev $(VENV)/.fuzz ## fuzz the parsers of hostile input for MINUTES minutes, guided by coverage where atheris is installed
 	$(BIN)/python -m tests.fuzz --minutes $(MINUTES)
@@ -95,6 +106,7 @@ lock: ## renew the lock files from pyproject.toml (needs uv)
 	uv pip compile $(LOCK_FLAGS) -c requirements.lock -o requirements-dev.lock pyproject.toml --group dev
 	uv pip compile $(LOCK_FLAGS) -o requirements-fuzz.lock --group fuzz
 	uv pip compile $(LOCK_FLAGS) -o requirements-bench.lock --group bench
+	uv pip compile $(LOCK_FLAGS) -o requirements-docs.lock --group docs
 	uv pip compile $(LOCK_FLAGS) -o requirements-ministack.lock --group ministack
 	uv pip compile $(LOCK_FLAGS) -o requirements-build.lock requirements-build.in
 	uv pip compile $(LOCK_FLAGS) -o requirements-servers.lock requirements-servers.in
@@ -102,5 +114,5 @@ lock: ## renew the lock files from pyproject.toml (needs uv)
 LOCK_FLAGS := --quiet --generate-hashes --universal --no-emit-index-url --no-header --no-annotate --python-version 3.11 --upgrade
 
 clean: ## remove what the other targets made
-	rm -rf $(VENV) $(MINISTACK_VENV) $(SERVERS_VENV) $(NODE_SERVERS) $(BENCH_VENV) .mypy_cache .ruff_cache .pytest_cache .coverage .hypothesis .fuzz .import_linter_cache build *.egg-info
+	rm -rf $(VENV) $(MINISTACK_VENV) $(SERVERS_VENV) $(NODE_SERVERS) $(BENCH_VENV) $(DOCS_VENV) .mypy_cache .ruff_cache .pytest_cache .coverage .hypothesis .fuzz .import_linter_cache build *.egg-info
 	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +
