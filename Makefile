@@ -6,6 +6,7 @@ SERVERS_VENV := .venv-servers
 NODE_SERVERS := .node-servers
 BENCH_VENV := .venv-bench
 DOCS_VENV := .venv-docs
+CHECKOV_VENV := .venv-checkov
 BIN := $(VENV)/bin
 PIP_FLAGS := --disable-pip-version-check --no-input --quiet
 CODE := config enclave local protocol workers tests
@@ -48,7 +49,13 @@ check: setup-dev ## format, lint, import rules, types
 	$(BIN)/mypy tests
 	$(BIN)/pyright
 
-test: setup-dev ## all tests, with coverage
+$(CHECKOV_VENV)/.installed: requirements-checkov.lock
+	@echo "setting up $(CHECKOV_VENV) (a minute)"
+	@test -x $(CHECKOV_VENV)/bin/python || $(PYTHON) -m venv $(CHECKOV_VENV)
+	@$(CHECKOV_VENV)/bin/python -m pip install $(PIP_FLAGS) --no-compile --no-deps --require-hashes -r requirements-checkov.lock
+	@touch $@
+
+test: setup-dev $(CHECKOV_VENV)/.installed ## all tests, with coverage
 	$(BIN)/pytest --cov --cov-report=term
 
 $(VENV)/.fuzz: $(VENV)/.dev requirements-fuzz.lock
@@ -108,11 +115,12 @@ lock: ## renew the lock files from pyproject.toml (needs uv)
 	uv pip compile $(LOCK_FLAGS) -o requirements-bench.lock --group bench
 	uv pip compile $(LOCK_FLAGS) -o requirements-docs.lock --group docs
 	uv pip compile $(LOCK_FLAGS) -o requirements-ministack.lock --group ministack
+	uv pip compile $(LOCK_FLAGS) -o requirements-checkov.lock --group checkov
 	uv pip compile $(LOCK_FLAGS) -o requirements-build.lock requirements-build.in
 	uv pip compile $(LOCK_FLAGS) -o requirements-servers.lock requirements-servers.in
 
 LOCK_FLAGS := --quiet --generate-hashes --universal --no-emit-index-url --no-header --no-annotate --python-version 3.11 --upgrade
 
 clean: ## remove what the other targets made
-	rm -rf $(VENV) $(MINISTACK_VENV) $(SERVERS_VENV) $(NODE_SERVERS) $(BENCH_VENV) $(DOCS_VENV) .mypy_cache .ruff_cache .pytest_cache .coverage .hypothesis .fuzz .import_linter_cache build *.egg-info
+	rm -rf $(VENV) $(MINISTACK_VENV) $(SERVERS_VENV) $(NODE_SERVERS) $(BENCH_VENV) $(DOCS_VENV) $(CHECKOV_VENV) .mypy_cache .ruff_cache .pytest_cache .coverage .hypothesis .fuzz .import_linter_cache build *.egg-info
 	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -11,16 +11,22 @@ import pytest
 from tests.deploy.template import CLOUDFORMATION, ROOT
 
 DEPLOY = ROOT / "deploy"
+CHECKOV = ROOT / ".venv-checkov" / "bin"
+"""An environment of its own, which `make test` sets up."""
+_TIMEOUT_S = 600
+"""Checkov takes 12 s of CPU: minutes on a machine that does much else."""
+
+pytestmark = pytest.mark.timeout(_TIMEOUT_S)
 
 
 def run(tool: str, *arguments: object) -> None:
     """Run a tool of this environment, or of the machine; it has to find nothing."""
-    places = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    places = os.pathsep.join([str(Path(sys.executable).parent), str(CHECKOV), os.environ.get("PATH", "")])
     program = shutil.which(tool, path=places)
     if program is None:
         pytest.skip(f"{tool} is not installed: what it checks was NOT checked")
     done = subprocess.run(
-        [program, *map(str, arguments)], capture_output=True, text=True, check=False, cwd=ROOT, timeout=110
+        [program, *map(str, arguments)], capture_output=True, text=True, check=False, cwd=ROOT, timeout=_TIMEOUT_S - 10
     )
     assert done.returncode == 0, done.stdout + done.stderr
 
