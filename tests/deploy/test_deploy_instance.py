@@ -38,9 +38,12 @@ PYTHON = STUB + (
 COMMANDS = f"""#!{sys.executable}
 import sys
 from workers.cli import config, image
+if sys.argv[1] == "doctor":  # would ask AWS
+    print("doctor", *sys.argv[2:])
+    sys.exit(1)
 {{"config": config.app, "image": image.app}}[sys.argv.pop(1)]()
 """
-"""The commands that install.sh runs: the project's own."""
+"""The commands that install.sh runs: the project's own, but for the doctor, which has its own tests."""
 
 
 class Machine:
@@ -91,6 +94,15 @@ class Machine:
         """Return the calls of one stub, in order."""
         return [line for line in self.calls.read_text().splitlines() if line.startswith(f"{program} ")]
 
+    def told(self) -> tuple[str, str]:
+        """Return what Auto Scaling and what the stack was told of the installation, each once."""
+        hook, signal = self.called("aws")
+        result = re.search(r"complete-lifecycle-action .*--lifecycle-hook-name installed .*-result (\w+)$", hook)
+        status = re.search(r"signal-resource .*--logical-resource-id (?:Signers|Generators) .*--status (\w+)$", signal)
+        assert result is not None, hook
+        assert status is not None, signal
+        return result[1], status[1]
+
 
 def user_data(role: str) -> str:
     """Return the user data of the rendered service stack."""
@@ -139,16 +151,18 @@ def test_install(tmp_path: Path, role: str, job: str) -> None:
     agent = json.loads((etc / "nitro-signer" / "agent.json").read_text())
     groups = {entry["log_group_name"] for entry in agent["logs"]["logs_collected"]["files"]["collect_list"]}
     assert groups == {f"/NamePrefix/{role}"}
-    started = [f"nitro-signer-{part}.service" for part in ("vsock-proxy", "enclave", "drain")]
+    started = [f"nitro-signer-{part}" for part in ("vsock-proxy.service", "enclave.service", "drain.service")]
+    started.append("nitro-signer-logrotate.timer")
     assert machine.called("systemctl") == [
         "systemctl daemon-reload",
         "systemctl enable --now nitro-enclaves-allocator.service",
         f"systemctl enable --now {' '.join(started)}",
         "systemctl enable --now nitro-signer-worker.service",
     ]
-    assert "--lifecycle-action-result CONTINUE" in machine.called("aws")[-1]
+    assert f"doctor --config {etc}/nitro-signer/worker.toml" in done.stdout
+    assert machine.told() == ("CONTINUE", "SUCCESS")
     units = machine.root / "etc" / "systemd" / "system"
-    assert {unit.name for unit in DEPLOY.glob("systemd/*.service")} <= {unit.name for unit in units.iterdir()}
+    assert {unit.name for unit in DEPLOY.glob("systemd/nitro-*")} <= {unit.name for unit in units.iterdir()}
 
 
 def test_another_image_is_abandoned(tmp_path: Path) -> None:
@@ -158,7 +172,7 @@ def test_another_image_is_abandoned(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "not the image whose PCR0" in done.stderr
     assert machine.called("systemctl") == []
-    assert "--lifecycle-action-result ABANDON" in machine.called("aws")[-1]
+    assert machine.told() == ("ABANDON", "FAILURE")
 
 
 def test_a_damaged_release_is_abandoned(tmp_path: Path) -> None:
@@ -168,7 +182,7 @@ def test_a_damaged_release_is_abandoned(tmp_path: Path) -> None:
     done = machine.run("install.sh")
     assert done.returncode != 0
     assert machine.called("dnf") == []
-    assert "--lifecycle-action-result ABANDON" in machine.called("aws")[-1]
+    assert machine.told() == ("ABANDON", "FAILURE")
 
 
 def test_a_worker_that_does_not_start_is_abandoned(tmp_path: Path) -> None:
@@ -176,7 +190,7 @@ def test_a_worker_that_does_not_start_is_abandoned(tmp_path: Path) -> None:
     machine = Machine(tmp_path)
     machine.stub("systemctl", STUB + 'case "$*" in *worker*) exit 1;; esac\n')
     assert machine.run("install.sh").returncode == 1
-    assert "--lifecycle-action-result ABANDON" in machine.called("aws")[-1]
+    assert machine.told() == ("ABANDON", "FAILURE")
 
 
 def test_drain(tmp_path: Path) -> None:
@@ -222,12 +236,21 @@ def test_units_are_sound(tmp_path: Path) -> None:
         path.write_text("#!/bin/sh\n")
         path.chmod(0o755)
         shutil.copy(source, units)
-    for standard in ("network-online.target", "multi-user.target", "basic.target", "sysinit.target", "shutdown.target"):
+    for timer in DEPLOY.glob("systemd/*.timer"):
+        shutil.copy(timer, units)
+    for standard in (
+        "timers.target",
+        "network-online.target",
+        "multi-user.target",
+        "basic.target",
+        "sysinit.target",
+        "shutdown.target",
+    ):
         (units / standard).write_text("[Unit]\nDescription=stands for the machine's own\n")
     (units / "nitro-enclaves-allocator.service").write_text("[Service]\nExecStart=/bin/true\n")
     (tmp_path / "bin").mkdir()
     shutil.copy("/bin/true", tmp_path / "bin")
-    names = [path.name for path in DEPLOY.glob("systemd/*.service")]
+    names = [path.name for path in DEPLOY.glob("systemd/nitro-*")]
     command = ["systemd-analyze", "verify", "--man=no", f"--root={tmp_path}", *names]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     complaints = [line for line in done.stderr.splitlines() if line and "nitro-signer" in line]

@@ -198,11 +198,18 @@ def as_list(value: str | list[str]) -> list[str]:
 
 EXAMINED = {"sqs:GetQueueAttributes", "dynamodb:DescribeTable"}
 """What `nitro-signer doctor` asks."""
+LIVING = {
+    "autoscaling:CompleteLifecycleAction",
+    "logs:CreateLogStream",
+    "logs:DescribeLogStreams",
+    "logs:PutLogEvents",
+}
+"""What the scripts of an instance and the CloudWatch agent ask."""
 
 
 def test_roles_together_may_do_exactly_what_the_code_does() -> None:
     """Every call of the code is allowed to a role, and no action is allowed that no code asks for."""
-    called = {_IAM_OF_METHOD[method] for path in _CLIENTS for method in methods_called(path)} | EXAMINED
+    called = {_IAM_OF_METHOD[method] for path in _CLIENTS for method in methods_called(path)} | EXAMINED | LIVING
     rendered = foundation(IMAGES)
     granted = {action for role in ("GeneratorRole", "SignerRole") for action, _ in allowed(rendered, role)}
     assert granted == called - _OF_AUDITORS
@@ -240,7 +247,19 @@ def test_each_role_has_its_own_things_only() -> None:
         },
     }
     for role, expected in work.items():
-        assert {pair for pair in allowed(rendered, role) if pair[0] not in EXAMINED} == expected
+        assert {pair for pair in allowed(rendered, role) if pair[0] not in EXAMINED | LIVING} == expected
+
+
+def test_each_role_speaks_for_itself_only() -> None:
+    """An instance writes to the log group of its own role, and ends hooks of its own group, and of no other."""
+    rendered = foundation(IMAGES)
+    for name, role in (("GeneratorWorkPolicy", "generator"), ("SignerWorkPolicy", "signer")):
+        statements = rendered.properties(name)["PolicyDocument"]["Statement"]
+        resources = {statement["Sid"]: statement["Resource"] for statement in statements}
+        assert resources["WriteLogs"].endswith(f":log-group:/nitro-signer/{role}:*")
+        assert resources["EndHooks"].endswith(f":autoScalingGroupName/nitro-signer-{role}")
+        actions = {action for statement in statements for action in as_list(statement["Action"])}
+        assert actions >= LIVING
 
 
 def test_endpoints_let_through_what_roles_may() -> None:
@@ -250,6 +269,12 @@ def test_endpoints_let_through_what_roles_may() -> None:
     for statement in rendered.properties("InstancePolicy")["PolicyDocument"]["Statement"]:
         granted |= set(as_list(statement["Action"]))
     service = Rendered("service.yaml", SERVICE)
+    granted |= {
+        action
+        for policy in service.of_type("AWS::IAM::Policy").values()
+        for statement in policy["PolicyDocument"]["Statement"]
+        for action in as_list(statement["Action"])
+    }
     let_through = {
         action
         for endpoint in service.of_type("AWS::EC2::VPCEndpoint").values()
