@@ -18,8 +18,8 @@ from protocol.clock import Clock
 from protocol.errors import ErrorCode, SignerError
 from protocol.messages import SignItem
 from workers.collector import Collector
-from workers.dynamodb import MAX_BATCH_KEYS, DynamoDbCalls
-from workers.enclave_calls import FromEnclave
+from workers.enclaves.calls import FromEnclave
+from workers.keys.dynamodb import MAX_BATCH_KEYS, DynamoDbCalls
 
 BRAKE_KEY: Final = "userid"
 PAUSE_ITEM: Final = "*"
@@ -34,7 +34,7 @@ log = structlog.get_logger()
 
 
 class PauseSwitch:
-    """A gate that an operator closes (`workers.gate.Gate`). Closed until it was read, and when it cannot be read.
+    """A gate that an operator closes (`workers.queue.gate.Gate`). Closed until it was read, and when it cannot be read.
 
     `clock` gives monotonic seconds.
     """
@@ -143,7 +143,7 @@ class RateLimit:
 
 
 class Signers(Protocol):
-    """The signer enclaves, see `workers.enclave_pool`."""
+    """The signer enclaves, see `workers.enclaves.pool`."""
 
     async def call(self, items: Sequence[SignItem]) -> list[FromEnclave[bytes] | SignerError]:
         """Return a signature or an error for each item."""

@@ -21,16 +21,16 @@ from protocol.keyrecord import KeyRecord, sealed_record_sha256
 from protocol.messages import GeneratedKey, GenerateItem
 from protocol.publickey import compressed, ethereum_address
 from protocol.statement import KeyStatement, KmsKey
-from workers.enclave_calls import FromEnclave
-from workers.keystore import KeyStore
-from workers.outcome import Answered, Failed, Outcome
+from workers.enclaves.calls import FromEnclave
+from workers.keys.keystore import KeyStore
+from workers.queue.outcome import Answered, Failed, Outcome
 from workers.verify import check_public_key
 
 log = structlog.get_logger()
 
 
 class Generators(Protocol):
-    """The generator enclaves, see `workers.enclave_pool`."""
+    """The generator enclaves, see `workers.enclaves.pool`."""
 
     async def call(self, items: Sequence[GenerateItem]) -> list[FromEnclave[GeneratedKey] | SignerError]:
         """Return a new key or an error for each item."""
@@ -42,7 +42,7 @@ class _NewKeyRefusedError(Exception):
 
 
 class GenerateHandler:
-    """Does generate jobs (`workers.outcome.JobHandler`)."""
+    """Does generate jobs (`workers.queue.outcome.JobHandler`)."""
 
     job_type: Literal["generate"] = "generate"
 

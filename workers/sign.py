@@ -28,9 +28,9 @@ from protocol.jobs import (
 )
 from protocol.keyrecord import KeyRecord
 from protocol.messages import SignItem
-from workers.enclave_calls import FromEnclave
-from workers.keystore import KeyStore
-from workers.outcome import Answered, Failed, Outcome
+from workers.enclaves.calls import FromEnclave
+from workers.keys.keystore import KeyStore
+from workers.queue.outcome import Answered, Failed, Outcome
 from workers.verify import verify_signature
 
 _VERIFIED_PER_TURN: Final = 64
@@ -40,7 +40,7 @@ log = structlog.get_logger()
 
 
 class Signers(Protocol):
-    """The signer enclaves, see `workers.enclave_pool`."""
+    """The signer enclaves, see `workers.enclaves.pool`."""
 
     async def call(self, items: Sequence[SignItem]) -> list[FromEnclave[bytes] | SignerError]:
         """Return a signature or an error for each item."""
@@ -67,7 +67,7 @@ class _Signed:
 
 
 class SignHandler:
-    """Does sign jobs (`workers.outcome.JobHandler`). Each signature that leaves is one audit event."""
+    """Does sign jobs (`workers.queue.outcome.JobHandler`). Each signature that leaves is one audit event."""
 
     job_type: Literal["sign"] = "sign"
 

@@ -24,7 +24,7 @@ from config.keypolicy.conditions import RequestContext
 from config.keypolicy.model import PolicyKind
 from tests.deploy.template import ROOT, Rendered
 from workers.brakes import BRAKE_KEY
-from workers.keystore import _BIRTH_KEY, _RECORD_KEY
+from workers.keys.keystore import _BIRTH_KEY, _RECORD_KEY
 
 ADMIN = "arn:aws:iam::111122223333:role/Admin"
 SENDER = "arn:aws:iam::111122223333:role/Sender"
@@ -161,7 +161,7 @@ _IAM_OF_METHOD = {
 _OF_AUDITORS = {"dynamodb:Scan"}
 """`nitro-signer key prove --all` runs with an auditor's own credentials."""
 
-_CLIENTS = ("workers/sqs.py", "workers/dynamodb.py", "enclave/kms.py")
+_CLIENTS = ("workers/queue/sqs.py", "workers/keys/dynamodb.py", "enclave/kms.py")
 """Modules that hold an SDK client as `self._client`."""
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from workers.sdnotify import Notifier
+from workers.service.sdnotify import Notifier
 
 
 @pytest.fixture

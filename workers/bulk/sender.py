@@ -14,12 +14,12 @@ from typing import Final, Protocol
 from config.engine import SQS_BATCH_ENTRIES, SQS_MAX_BYTES
 from config.worker import WorkerRole
 from protocol.jobs import Job
-from workers.batching import Batcher
 from workers.bulk.job_file import Position, Record
 from workers.bulk.progress_file import Progress
-from workers.job_letter import job_letter
-from workers.letters import Letter
 from workers.lifecycle import Event
+from workers.queue.batching import Batcher
+from workers.queue.job_letter import job_letter
+from workers.queue.letters import Letter
 
 CALLS_AT_ONCE: Final = 8
 WINDOW_RECORDS: Final = CALLS_AT_ONCE * SQS_BATCH_ENTRIES
@@ -31,7 +31,7 @@ _REFUSED: Final = "the queue refuses the message"
 
 
 class SendsLetters(Protocol):
-    """See `workers.sqs.SqsCalls`."""
+    """See `workers.queue.sqs.SqsCalls`."""
 
     async def send(self, queue_url: str, letters: Sequence[Letter]) -> list[Event]:
         """Send up to ten messages; return an event for each."""

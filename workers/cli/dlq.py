@@ -16,8 +16,8 @@ from workers.cli.settings import ConfigOption, load_or_fail
 from workers.cli.table import print_table
 
 if TYPE_CHECKING:
-    from workers.dead_letters import DeadLetter
-    from workers.sqs import SqsCalls
+    from workers.queue.dead_letters import DeadLetter
+    from workers.queue.sqs import SqsCalls
 
 app = typer.Typer(no_args_is_help=True, help="Jobs that failed for good: see them, send them back.")
 
@@ -132,7 +132,7 @@ def redrive(
         fail("dlq", "give job ids, or --all")
 
     async def run() -> tuple[set[str], bool]:
-        from workers import dead_letters
+        from workers.queue import dead_letters
 
         seen: set[str] = set()
         all_sent = True
@@ -158,8 +158,8 @@ def redrive(
 @contextlib.asynccontextmanager
 async def _looking(settings: WorkerSettings, role: WorkerRole | None, at_most: int) -> AsyncGenerator[list[_Box], None]:
     """Take what is in the dead-letter queues, and give back at the end what is still in a box."""
-    from workers import dead_letters
-    from workers.sqs import SqsCalls
+    from workers.queue import dead_letters
+    from workers.queue.sqs import SqsCalls
 
     boxes: list[_Box] = []
     async with open_queues("dlq", settings.region) as sqs:

@@ -116,7 +116,7 @@ class _Run:
 
     def send_all(self, jobs: JobFile, settings: WorkerSettings, report: TextIO | None, bar: Bar) -> None:
         """Send until the end of the file, or until a queue takes no more."""
-        from workers.sqs import SqsCalls
+        from workers.queue.sqs import SqsCalls
 
         engines = engines_of(settings)
         with asyncio.Runner() as runner, contextlib.ExitStack() as stack:

@@ -18,8 +18,8 @@ from protocol.keyproof import KeyProof, KeyProofError
 from workers.cli.output import EXIT_REFUSED, fail, read_pcr, read_root
 from workers.cli.settings import ConfigOption, load_or_fail
 from workers.cli.verdicts import Tally
-from workers.proof_check import Demands, judge_all, read_lines
-from workers.proof_export import UnreadableRow, export_all, export_one, take_up
+from workers.keys.proof_check import Demands, judge_all, read_lines
+from workers.keys.proof_export import UnreadableRow, export_all, export_one, take_up
 
 app = typer.Typer(no_args_is_help=True, help="Proofs of where keys were born.")
 
@@ -119,7 +119,7 @@ async def _export(settings: WorkerSettings, userid: str | None, after: str | Non
     from aiobotocore.session import AioSession
 
     from workers.aws import dynamodb_client
-    from workers.dynamodb import DynamoDbCalls
+    from workers.keys.dynamodb import DynamoDbCalls
 
     store = settings.store
     session = AioSession()

@@ -5,7 +5,7 @@ from typing import Final
 
 from protocol.publickey import ethereum_address
 from workers.cli.output import print_facts, print_json
-from workers.proof_check import BirthFacts, Verdict
+from workers.keys.proof_check import BirthFacts, Verdict
 
 _PER: Final = 1000
 

@@ -18,7 +18,7 @@ from workers.proxy.settings import (
     with_destination,
     with_max_connections,
 )
-from workers.sdnotify import Notifier
+from workers.service.sdnotify import Notifier
 
 _EXIT_CANNOT_LISTEN = 1
 _EXIT_BAD_CONFIG = 2

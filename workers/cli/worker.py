@@ -79,9 +79,9 @@ def _run_logged(work: "Coroutine[Any, Any, int]") -> int:
 
 
 async def _member(role: "WorkerRole", settings: "WorkerSettings", group: int) -> int:
-    from workers.parent_death import drain_with_parent
-    from workers.program import Surroundings, run_worker
-    from workers.sdnotify import Notifier
+    from workers.service.parent_death import drain_with_parent
+    from workers.service.program import Surroundings, run_worker
+    from workers.service.sdnotify import Notifier
 
     notifier = Notifier.from_environment(os.environ)
     surroundings = Surroundings(
@@ -95,10 +95,10 @@ async def _member(role: "WorkerRole", settings: "WorkerSettings", group: int) ->
 
 
 async def _single(role: "WorkerRole", settings: "WorkerSettings", chosen: "RoleSettings") -> int:
-    from workers.health import HealthBoard
-    from workers.health_server import serve_health
-    from workers.program import Surroundings, run_worker
-    from workers.sdnotify import Notifier
+    from workers.service.health import HealthBoard
+    from workers.service.health_server import serve_health
+    from workers.service.program import Surroundings, run_worker
+    from workers.service.sdnotify import Notifier
 
     board = HealthBoard(1, _longest_poll_s(chosen.engine))
     surroundings = Surroundings(
@@ -112,12 +112,12 @@ async def _single(role: "WorkerRole", settings: "WorkerSettings", chosen: "RoleS
 
 
 async def _group(role: "WorkerRole", chosen: "RoleSettings", config: "Path") -> int:
-    from workers.health import HealthBoard
-    from workers.health_server import serve_health
-    from workers.process_group import GroupSettings, ProcessGroup, inherited_environ
-    from workers.program import stop_signals
-    from workers.sdnotify import Notifier
-    from workers.stopping import Stop
+    from workers.queue.stopping import Stop
+    from workers.service.health import HealthBoard
+    from workers.service.health_server import serve_health
+    from workers.service.process_group import GroupSettings, ProcessGroup, inherited_environ
+    from workers.service.program import stop_signals
+    from workers.service.sdnotify import Notifier
 
     engine = chosen.engine
     board = HealthBoard(chosen.workers_per_instance, _longest_poll_s(engine))

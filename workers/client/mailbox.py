@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Final
 from config.engine import SQS_BATCH_ENTRIES
 from protocol.errors import ErrorCode
 from protocol.jobs import Job
-from workers.batching import Batcher
 from workers.client.desk import ReplyDesk
 from workers.client.errors import NoAnswerError
 from workers.client.reply_queue import VISIBILITY_TIMEOUT_S
 from workers.client.settings import ClientSettings
-from workers.job_letter import job_letter
-from workers.letters import Letter
 from workers.lifecycle import Event
-from workers.sqs import QueueError, SqsCalls, queue_name
+from workers.queue.batching import Batcher
+from workers.queue.job_letter import job_letter
+from workers.queue.letters import Letter
+from workers.queue.sqs import QueueError, SqsCalls, queue_name
 
 if TYPE_CHECKING:
     from types_aiobotocore_sqs import SQSClient

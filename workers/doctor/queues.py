@@ -13,7 +13,7 @@ from config.worker import StoreSettings
 from protocol.cbor import is_map
 from protocol.clock import Clock
 from workers.doctor.finding import Finding, Grade
-from workers.sqs import queue_name
+from workers.queue.sqs import queue_name
 
 if TYPE_CHECKING:
     from types_aiobotocore_dynamodb import DynamoDBClient

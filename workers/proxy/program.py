@@ -16,7 +16,7 @@ from workers.proxy.relay import BUFFER_BYTES
 from workers.proxy.resolver import Lookup, system_lookup
 from workers.proxy.server import DestinationServer
 from workers.proxy.settings import Destination, ProxySettings
-from workers.sdnotify import Notifier
+from workers.service.sdnotify import Notifier
 
 LookupFactory = Callable[[int | None], Lookup]
 """Makes the DNS lookup for one IP version (4 or 6), or for both (None)."""

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from workers.letters import Letter
+    from workers.queue.letters import Letter
 
 END = Position(80, 4000, "ab")
 

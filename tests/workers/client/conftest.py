@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 import pytest
 
 from tests.workers.client.double import Service
-from tests.workers.engine.conftest import JumpingLoop
+from tests.workers.queue.conftest import JumpingLoop
 
 
 def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:

@@ -19,7 +19,7 @@ from protocol.forms import digest_of
 from protocol.jobs import ErrorReply, GenerateJob, GenerateReply, Job, SignBatchJob, SignJob, SignReply, parse_job
 from protocol.publickey import compressed, ethereum_address
 from protocol.statement import KeyStatement, KmsKey
-from tests.workers.engine.conftest import HOST, MemorySqs
+from tests.workers.queue.conftest import HOST, MemorySqs
 from workers.client import BirthTrust, ClientSettings, SigningClient
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import pytest
 
 from protocol.errors import ErrorCode
 from tests.workers.client.double import SIGN, Service, edited, failed, honest, key_of, until
-from tests.workers.engine.conftest import Fault
+from tests.workers.queue.conftest import Fault
 from workers.client import (
     ClientStats,
     JobFailedError,

@@ -9,7 +9,7 @@ import pytest
 
 from protocol.errors import ErrorCode
 from tests.workers.client.double import Service, failed, honest, key_of, settings
-from tests.workers.engine.conftest import Fault
+from tests.workers.queue.conftest import Fault
 from workers.client import (
     ClientSettings,
     JobFailedError,

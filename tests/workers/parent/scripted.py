@@ -49,15 +49,15 @@ from protocol.messages import (
 from protocol.server import Server, ServerLimits
 from protocol.statement import KeyStatement, KmsKey
 from protocol.transport import listen
-from workers.credentials import NoCredentialsError
-from workers.enclave_pool import EnclavePool, open_enclave_pool
+from workers.enclaves.credentials import NoCredentialsError
+from workers.enclaves.pool import EnclavePool, open_enclave_pool
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 
     from protocol.address import Address
-    from workers.credentials import CredentialSource
-    from workers.enclave_calls import Operation
+    from workers.enclaves.calls import Operation
+    from workers.enclaves.credentials import CredentialSource
 
 LONG_S = 30.0
 KMS_KEY_ARN = "arn:aws:kms:eu-central-1:111122223333:key/6f1c1d52-0000-4000-8000-000000000001"

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from protocol.address import UnixAddress
 from tests.workers.parent.scripted import LONG_S, STORE, ScriptedDynamoDb, ScriptedProcess, pool_of, serving
-from workers.dynamodb import DynamoDbCalls
-from workers.enclave_calls import SIGN
-from workers.keystore import KeyStore
+from workers.enclaves.calls import SIGN
+from workers.keys.dynamodb import DynamoDbCalls
+from workers.keys.keystore import KeyStore
 from workers.sign import SignHandler
 
 if TYPE_CHECKING:

@@ -30,8 +30,8 @@ from protocol.version import VERSION
 from tests.workers.parent.scripted import KMS_KEY_ARN, LONG_S, BirthOffice, ScriptedProcess, serving, until
 from workers.cli import app
 from workers.cli.reply_lines import read_reply
-from workers.program import Surroundings, run_worker
-from workers.sdnotify import Notifier
+from workers.service.program import Surroundings, run_worker
+from workers.service.sdnotify import Notifier
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence

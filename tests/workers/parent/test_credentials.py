@@ -11,7 +11,7 @@ from aiobotocore.credentials import AioRefreshableCredentials
 from aiobotocore.session import AioSession, get_session
 from botocore.exceptions import ClientError, CredentialRetrievalError
 
-from workers.credentials import NoCredentialsError, SdkCredentials
+from workers.enclaves.credentials import NoCredentialsError, SdkCredentials
 
 if TYPE_CHECKING:
     from pathlib import Path

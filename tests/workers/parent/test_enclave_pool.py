@@ -41,14 +41,14 @@ from tests.workers.parent.scripted import (
     serving,
     until,
 )
-from workers.enclave_calls import ENVELOPE_BYTES, GENERATE, SIGN, FromEnclave
-from workers.enclave_pool import MAX_PROCESSES
+from workers.enclaves.calls import ENVELOPE_BYTES, GENERATE, SIGN, FromEnclave
+from workers.enclaves.pool import MAX_PROCESSES
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
     from pathlib import Path
 
-    from workers.enclave_pool import EnclavePool
+    from workers.enclaves.pool import EnclavePool
 
 OTHER_ARN = "arn:aws:kms:eu-central-1:111122223333:key/6f1c1d52-0000-4000-8000-000000000002"
 

@@ -32,11 +32,11 @@ from tests.workers.parent.scripted import (
     sealed_record,
     serving,
 )
-from workers.dynamodb import DynamoDbCalls
-from workers.enclave_calls import GENERATE
+from workers.enclaves.calls import GENERATE
 from workers.generate import GenerateHandler
-from workers.keystore import KeyStore
-from workers.outcome import Answered, Failed, Outcome
+from workers.keys.dynamodb import DynamoDbCalls
+from workers.keys.keystore import KeyStore
+from workers.queue.outcome import Answered, Failed, Outcome
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Sequence

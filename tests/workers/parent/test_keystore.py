@@ -17,8 +17,8 @@ from protocol.birth import BirthCertificate
 from protocol.errors import ErrorCode, SignerError
 from protocol.keyrecord import sealed_record_sha256
 from tests.workers.parent.scripted import STORE, ScriptedDynamoDb, client_error, key_record, private_key_of
-from workers.dynamodb import DynamoDbCalls
-from workers.keystore import KeyStore
+from workers.keys.dynamodb import DynamoDbCalls
+from workers.keys.keystore import KeyStore
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable

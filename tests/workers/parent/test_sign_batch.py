@@ -32,7 +32,7 @@ from tests.workers.parent.scripted import (
     private_key_of,
 )
 from tests.workers.parent.signing import handler_of
-from workers.outcome import Answered, Failed, Outcome
+from workers.queue.outcome import Answered, Failed, Outcome
 from workers.verify import verify_signature
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from protocol.keyproof import KeyProof
 from protocol.keyrecord import KeyRecord, sealed_record_sha256
 from protocol.messages import SealedRecord
 from protocol.statement import KeyStatement, KmsKey
-from workers.proof_check import Demands
+from workers.keys.proof_check import Demands
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -15,8 +15,8 @@ import workers.aws
 from protocol.keyproof import KeyProof
 from workers.cli import key as key_cli
 from workers.cli.key import app
-from workers.proof_check import Verdict, judge_all
-from workers.proof_export import take_up
+from workers.keys.proof_check import Verdict, judge_all
+from workers.keys.proof_export import take_up
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterator
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from protocol.birth import BirthCertificate
     from protocol.keyrecord import KeyRecord
-    from workers.proof_check import Demands
+    from workers.keys.proof_check import Demands
 
     MakeBirth: TypeAlias = Callable[[str], tuple[KeyRecord, BirthCertificate]]
     MakeProof: TypeAlias = Callable[[str], KeyProof]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from protocol.attestation import AWS_NITRO_ROOT_G1, FailedCheck
 from protocol.birth_verification import BirthCheck, BirthRefusedError
 from protocol.keyproof import MAX_PROOF_BYTES, KeyProof, KeyProofError
-from workers.proof_check import FORMAT_CHECK, Demands, Line, Verdict, judge, judge_all, read_lines
+from workers.keys.proof_check import FORMAT_CHECK, Demands, Line, Verdict, judge, judge_all, read_lines
 
 if TYPE_CHECKING:
     from collections.abc import Callable

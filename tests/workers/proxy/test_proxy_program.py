@@ -20,7 +20,7 @@ from workers.cli.vsock_proxy import settings_of_command
 from workers.proxy.program import ListenError, enough_descriptors, run_proxy
 from workers.proxy.resolver import AddressInfo, Lookup
 from workers.proxy.settings import ConfigError, ProxySettings, parse_settings
-from workers.sdnotify import Notifier
+from workers.service.sdnotify import Notifier
 
 Handler = Callable[[socket.socket], Awaitable[None]]
 ServeUpstream = Callable[[Handler], AbstractAsyncContextManager[AddressInfo]]

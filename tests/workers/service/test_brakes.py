@@ -15,7 +15,7 @@ from protocol.messages import SealedRecord, SignItem
 from protocol.model import USERID_PATTERN
 from tests.workers.parent.scripted import ScriptedDynamoDb, client_error
 from workers.brakes import BRAKE_KEY, PAUSE_ITEM, BrakedSigners, Freezes, PauseSwitch, RateLimit
-from workers.dynamodb import DynamoDbCalls
+from workers.keys.dynamodb import DynamoDbCalls
 
 TABLE = "UserTokenFreeze"
 

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from aiohttp import ClientSession
 
-from workers.health import SILENT_AFTER_S, HealthBoard, Problem, ProcessHealth
-from workers.health_server import serve_health
+from workers.service.health import SILENT_AFTER_S, HealthBoard, Problem, ProcessHealth
+from workers.service.health_server import serve_health
 
 GOOD = ProcessHealth(
     enclave_up=True, paused=False, draining=False, in_flight=3, last_poll_age_s=1.0, credentials_left_s=900.0

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from workers.health import HealthBoard, ProcessHealth
-from workers.process_group import (
+from workers.queue.stopping import Stop
+from workers.service.health import HealthBoard, ProcessHealth
+from workers.service.process_group import (
     CRASH_WINDOW_S,
     EXIT_CRASH_LOOP,
     EXIT_UNSETTLED,
@@ -23,8 +24,7 @@ from workers.process_group import (
     ProcessGroup,
     inherited_environ,
 )
-from workers.sdnotify import HEALTH_FIELD, Notifier
-from workers.stopping import Stop
+from workers.service.sdnotify import HEALTH_FIELD, Notifier
 
 HEALTH = ProcessHealth(
     enclave_up=True, paused=False, draining=False, in_flight=0, last_poll_age_s=0.0, credentials_left_s=None
@@ -145,7 +145,7 @@ async def test_a_second_request_is_passed_on(tmp_path: Path) -> None:
 
 async def test_a_process_that_does_not_end_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After the time of a drain and some grace; the service then ends with code 1."""
-    monkeypatch.setattr("workers.process_group._GRACE_S", 0.1)
+    monkeypatch.setattr("workers.service.process_group._GRACE_S", 0.1)
     rig = Rig(tmp_path, "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + LIVE, processes=1, drain_s=0.1)
     async with rig.running() as ended:
         await rig.until(lambda: "READY=1" in rig.told)
@@ -155,8 +155,8 @@ async def test_a_process_that_does_not_end_is_killed(tmp_path: Path, monkeypatch
 
 async def test_a_silent_process_is_killed_and_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An event loop that hangs gives no signs of life: the group is its watchdog."""
-    monkeypatch.setattr("workers.process_group._HUNG_AFTER_S", 0.5)
-    monkeypatch.setattr("workers.process_group._LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr("workers.service.process_group._HUNG_AFTER_S", 0.5)
+    monkeypatch.setattr("workers.service.process_group._LOOK_EVERY_S", 0.01)
     alive = DRAINS.format(code=0) + "say('READY=1')\nwhile True:\n    time.sleep(0.05)\n    say('WATCHDOG=1')\n"
     flag = str(tmp_path / "hung")
     hangs_once = f"if not os.path.exists({flag!r}):\n    open({flag!r}, 'x').close(); time.sleep(600)\n"

@@ -1,0 +1,158 @@
+"""The engine with the real SDK over HTTP, against an SQS that this project did not write."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import pytest
+from aiobotocore.session import get_session
+from botocore.awsrequest import AWSPreparedRequest
+
+from config.engine import EngineSettings
+from local.ministack import run_ministack
+from protocol.errors import ErrorCode
+from workers.aws import USER_AGENT, dynamodb_client, sqs_client
+from workers.lifecycle import State
+from workers.queue.engine import Engine
+from workers.queue.outcome import Failed
+
+if TYPE_CHECKING:
+    from types_aiobotocore_sqs import SQSClient
+
+    from tests.workers.queue.conftest import Rig
+
+PYTHON = Path(__file__).resolve().parents[3] / ".venv-ministack" / "bin" / "python"
+
+pytestmark = [
+    pytest.mark.stack,
+    pytest.mark.skipif(not PYTHON.exists(), reason="no .venv-ministack: run `make setup`"),
+]
+
+
+@pytest.fixture
+async def sqs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator["SQSClient", None]:
+    """A client made as the worker makes it, on a MiniStack of this test's own."""
+    async with run_ministack(PYTHON, tmp_path / "state", log=tmp_path / "log") as running:
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "local")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "local")
+        monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-1")
+        monkeypatch.setenv("AWS_ENDPOINT_URL", running.endpoint_url)
+        async with sqs_client(get_session(), connections=20, read_timeout_s=30) as client:
+            yield client
+
+
+async def _queue(client: "SQSClient", name: str) -> str:
+    fifo = {"FifoQueue": "true"} if name.endswith(".fifo") else {}
+    return (await client.create_queue(QueueName=name, Attributes=fifo))["QueueUrl"]  # type: ignore[arg-type]  # names
+
+
+async def _bodies(client: "SQSClient", url: str, count: int) -> list[dict[str, str]]:
+    bodies: list[dict[str, str]] = []
+    while len(bodies) < count:
+        answer = await client.receive_message(QueueUrl=url, MaxNumberOfMessages=10, WaitTimeSeconds=1)
+        bodies += [json.loads(message["Body"]) for message in answer.get("Messages", [])]
+    return bodies
+
+
+async def _left(client: "SQSClient", url: str) -> int:
+    answer = await client.get_queue_attributes(QueueUrl=url, AttributeNames=["All"])
+    attributes = answer["Attributes"]
+    hidden = int(attributes["ApproximateNumberOfMessagesNotVisible"])
+    return int(attributes["ApproximateNumberOfMessages"]) + hidden
+
+
+async def _run_until(engine: Engine, rig: "Rig", holds: Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.TaskGroup() as group:
+        group.create_task(engine.run(rig.stop))
+        while not await holds():  # noqa: ASYNC110 - asks another process
+            await asyncio.sleep(0.02)
+        rig.stop.request()
+
+
+async def test_standard_queue(rig: "Rig", sqs: "SQSClient", failure: Callable[[ErrorCode], Failed]) -> None:
+    """Good, transient and permanent jobs on a real server: answers, a redelivery, a copy, and an empty queue."""
+    url, replies, dead = [await _queue(sqs, name) for name in ("sign", "reply", "dlq")]
+    jobs = [json.dumps({"type": "sign", "job_id": f"s-{i}", "userid": "u1", "message": "m"}) for i in range(20)]
+    for start in (0, 10):
+        entries = [{"Id": str(i), "MessageBody": body} for i, body in enumerate(jobs[start : start + 10])]
+        await sqs.send_message_batch(QueueUrl=url, Entries=entries)  # type: ignore[arg-type]  # a dict is one
+    rig.handler.plan("s-3", failure(ErrorCode.KMS_THROTTLED))
+    rig.handler.plan("s-7", failure(ErrorCode.UNKNOWN_USER))
+    settings = EngineSettings(
+        queue_url=url, reply_queue_url=replies, dead_letter_queue_url=dead, wait_time_s=1, backoff_base_s=0.1
+    )
+    engine = Engine(settings, rig.handler, sqs, clock=time.monotonic, uniform=lambda: 0.5)
+
+    async def settled() -> bool:
+        return engine.status.settled.get(State.DELETED) == 20
+
+    await _run_until(engine, rig, settled)
+    bodies = await _bodies(sqs, replies, 20)
+    assert sorted(body["job_id"] for body in bodies) == sorted(f"s-{i}" for i in range(20))
+    assert [body["job_id"] for body in bodies if body["status"] == "error"] == ["s-7"]
+    assert [body["job_id"] for body in await _bodies(sqs, dead, 1)] == ["s-7"]
+    assert await _left(sqs, url) == 0
+
+
+async def test_fifo_queue(rig: "Rig", sqs: "SQSClient", failure: Callable[[ErrorCode], Failed]) -> None:
+    """Order within groups on a real server, through a failure, and replies on a FIFO queue."""
+    url, replies = await _queue(sqs, "sign.fifo"), await _queue(sqs, "reply.fifo")
+    for i in range(4):
+        for group in "ab":
+            body = json.dumps({"type": "sign", "job_id": f"{group}-{i}", "userid": group, "message": "m"})
+            await sqs.send_message(
+                QueueUrl=url, MessageBody=body, MessageGroupId=group, MessageDeduplicationId=f"{group}{i}"
+            )
+    rig.handler.plan("a-1", failure(ErrorCode.KMS_THROTTLED))
+    settings = EngineSettings(queue_url=url, reply_queue_url=replies, wait_time_s=1, backoff_base_s=0.1)
+    engine = Engine(settings, rig.handler, sqs, clock=time.monotonic, uniform=lambda: 0.5)
+
+    async def settled() -> bool:
+        return engine.status.settled.get(State.DELETED) == 8
+
+    await _run_until(engine, rig, settled)
+    answered = [job for job in rig.handler.seen if job != "a-1"]
+    assert [job for job in answered if job.startswith("a")] == ["a-0", "a-2", "a-3"]
+    assert [job for job in answered if job.startswith("b")] == ["b-0", "b-1", "b-2", "b-3"]
+    assert rig.handler.seen.count("a-1") == 2
+    assert await _left(sqs, url) == 0
+
+
+async def test_trace_header_and_user_agent(rig: "Rig", sqs: "SQSClient") -> None:
+    """What a real server hands out as AWSTraceHeader stands in the reply as sent, under our user agent.
+
+    Looked at on the wire: MiniStack 1.5 keeps system attributes of SendMessage, and drops those of SendMessageBatch.
+    """
+    sent: list[AWSPreparedRequest] = []
+
+    def look(request: AWSPreparedRequest, **_: object) -> None:
+        sent.append(request)
+
+    url, replies = await _queue(sqs, "sign"), await _queue(sqs, "reply")
+    await sqs.send_message(
+        QueueUrl=url,
+        MessageBody='{"type": "sign", "job_id": "s-1", "userid": "u1", "message": "m"}',
+        MessageSystemAttributes={"AWSTraceHeader": {"DataType": "String", "StringValue": "Root=1-5759e988-bd86"}},
+    )
+    settings = EngineSettings(queue_url=url, reply_queue_url=replies, wait_time_s=1)
+    engine = Engine(settings, rig.handler, sqs, clock=time.monotonic, uniform=lambda: 0.5)
+
+    async def settled() -> bool:
+        return engine.status.settled.get(State.DELETED) == 1
+
+    sqs.meta.events.register("before-send.sqs.SendMessageBatch", look)
+    await _run_until(engine, rig, settled)
+    (request,) = sent
+    (entry,) = json.loads(cast("bytes", request.body))["Entries"]
+    assert entry["MessageSystemAttributes"]["AWSTraceHeader"]["StringValue"] == "Root=1-5759e988-bd86"
+    assert USER_AGENT in str(request.headers["User-Agent"])
+
+
+async def test_dynamodb_client_answers(rig: "Rig", sqs: "SQSClient") -> None:
+    """The same settings serve DynamoDB."""
+    del rig, sqs  # the server and the environment are theirs
+    async with dynamodb_client(get_session(), connections=4, read_timeout_s=10, tries=2) as client:
+        assert (await client.list_tables())["TableNames"] == []

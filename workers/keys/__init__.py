@@ -1,0 +1,1 @@
+"""Where sealed keys and their birth certificates are kept, and the proofs made from them."""
