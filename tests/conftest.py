@@ -1,5 +1,6 @@
-"""What holds for every test: nothing of this machine's AWS or proxy settings, and no connection that leaves it."""
+"""What holds for every test: nothing of this machine's settings, no connection that leaves it, logging as it was."""
 
+import logging
 import os
 import socket
 import sys
@@ -8,6 +9,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
+import structlog
 
 _VECTORS = Path(__file__).resolve().parents[1].parent / "shared" / "vectors"
 """Real documents and published signature vectors, kept beside the repository; not every machine has them."""
@@ -64,6 +66,17 @@ def usual_recursion_limit() -> None:
     With it lifted, input that is nested too deeply overflows the stack instead of raising RecursionError.
     """
     sys.setrecursionlimit(_RECURSION_LIMIT)
+
+
+@pytest.fixture(autouse=True)
+def restored_logging() -> Iterator[None]:
+    """Leave logging as it was: a command sets it up for its process, and this one has other tests."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    structlog.reset_defaults()
+    root.handlers[:] = handlers
+    root.setLevel(level)
 
 
 @pytest.fixture(scope="session")

@@ -8,8 +8,6 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import structlog
-
 from config.enclave import MeasuredConfig
 from config.keypolicy import AllowedImages
 from enclave import process
@@ -226,7 +224,6 @@ async def standing(
             await channels.aclose()
             for task in tasks:
                 task.cancel()
-            structlog.reset_defaults()
 
 
 @contextlib.asynccontextmanager

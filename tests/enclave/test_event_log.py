@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
 
 import pytest
 import structlog
@@ -12,17 +11,13 @@ from enclave.event_log import EventLog, configure_logging
 from protocol.messages import Events
 from tests.enclave.parts import Time
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 
 @pytest.fixture
-def event_log() -> Iterator[EventLog]:
+def event_log() -> EventLog:
     """Give a log that receives what this process logs."""
     log = EventLog(Time(1000.5))
     configure_logging(log)
-    yield log
-    structlog.reset_defaults()
+    return log
 
 
 def test_an_event_has_name_level_and_time(event_log: EventLog) -> None:

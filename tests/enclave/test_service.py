@@ -308,7 +308,6 @@ async def process_with(
             yield address
         finally:
             task.cancel()
-            structlog.reset_defaults()
 
 
 def config_with(ca_pem: str) -> MeasuredConfig:

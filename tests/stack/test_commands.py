@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import logging
 from typing import TYPE_CHECKING
 
 import pytest
-import structlog
 from coincurve import PublicKey
 from typer.testing import CliRunner
 
@@ -17,7 +15,6 @@ from workers.cli import app
 from workers.verify import verify_signature
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from tests.stack.harness import Client
@@ -46,14 +43,9 @@ class Shell:
 
 
 @pytest.fixture
-def shell(client: Client) -> Iterator[Shell]:
-    """Commands for the shared stack; a command sets logging up for its process, and this one has other tests."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield Shell(StackFacts(**client.facts).to_environ())
-    structlog.reset_defaults()
-    root.handlers[:] = handlers
-    root.setLevel(level)
+def shell(client: Client) -> Shell:
+    """Commands for the shared stack."""
+    return Shell(StackFacts(**client.facts).to_environ())
 
 
 def test_generate_and_sign_wait_for_verified_answers(shell: Shell) -> None:

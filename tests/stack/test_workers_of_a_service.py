@@ -5,13 +5,12 @@ import json
 import os
 import signal
 import socket
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
-import structlog
 from aiohttp import ClientSession
 from typer.testing import CliRunner
 
@@ -54,13 +53,6 @@ async def stack(tmp_path: Path) -> AsyncGenerator[LocalStack, None]:
     }
     async with run_stack(tmp_path, StackOptions(worker_environ=environ)) as running:
         yield running
-
-
-@pytest.fixture
-def restored_logging() -> Iterator[None]:
-    """Leave logging as it was: a command sets it up for its process."""
-    yield
-    structlog.reset_defaults()
 
 
 def counts(client: Client, queue: str) -> tuple[int, int]:
@@ -128,7 +120,6 @@ async def test_a_service_tells_its_health_and_restarts_a_killed_process(stack: L
     assert (await get("/healthz"))[0] == 200
 
 
-@pytest.mark.usefixtures("restored_logging")
 async def test_operators_pause_and_freeze(stack: LocalStack) -> None:
     """Paused: jobs stay on the queue, and are signed after. Frozen: one user's jobs are answered with `frozen`."""
     client = Client(asdict(stack.facts))
