@@ -10,6 +10,11 @@ from pathlib import Path
 
 import pytest
 import structlog
+from hypothesis import HealthCheck, settings
+
+# A slow machine is no failure: no test of ours asserts how long anything takes.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 _VECTORS = Path(__file__).resolve().parents[1].parent / "shared" / "vectors"
 """Real documents and published signature vectors, kept beside the repository; not every machine has them."""

@@ -61,7 +61,7 @@ def test_real_envelopes_without_their_key(vectors: Path) -> None:
 
 
 @given(st.binary(max_size=3000))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_any_plaintext_opens(plaintext: bytes) -> None:
     """Of any length, padding and segments included."""
     assert open_envelope(RECIPIENT.seal(plaintext), KEY) == plaintext
@@ -74,7 +74,7 @@ def test_another_key_does_not_open() -> None:
 
 
 @given(st.integers(min_value=0, max_value=len(ENVELOPE) * 8 - 1))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_a_changed_bit_never_raises_anything_else(bit: int) -> None:
     """CBC is not authenticated, so a changed bit may open to other bytes; it never raises another error."""
     changed = bytearray(ENVELOPE)
@@ -86,7 +86,6 @@ def test_a_changed_bit_never_raises_anything_else(bit: int) -> None:
 
 
 @given(st.binary(max_size=300) | st.binary(max_size=100).map(lambda tail: ENVELOPE[:100] + tail))
-@settings(deadline=None)
 def test_only_the_declared_error_comes_out(data: bytes) -> None:
     """Any bytes."""
     with pytest.raises(EnvelopeError):

@@ -357,7 +357,7 @@ def mutations(draw: st.DrawFn) -> bytes:
 
 @given(st.one_of(mutations(), st.binary(max_size=200)))
 @example(b"\xd2")
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_only_attestation_errors_come_out_of_hostile_bytes(data: bytes) -> None:
     """Whatever arrives is refused with a check, or is the document itself."""
     try:
@@ -386,7 +386,7 @@ def test_only_attestation_errors_come_out_of_hostile_bytes(data: bytes) -> None:
         max_size=3,
     )
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_only_attestation_errors_come_out_of_signed_nonsense(changes: dict[str, Any]) -> None:
     """A signer of the right root cannot make the verifier fail in another way, whatever values it signs."""
     try:
@@ -396,7 +396,7 @@ def test_only_attestation_errors_come_out_of_signed_nonsense(changes: dict[str, 
 
 
 @given(st.integers(0, 640), st.binary(max_size=6))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_only_attestation_errors_come_out_of_damaged_certificates(position: int, patch: bytes) -> None:
     """Certificates are foreign bytes too: damage to any of them is refused as CHAIN, ROOT or SIGNATURE."""
     for index in range(5):

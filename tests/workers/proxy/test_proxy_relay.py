@@ -106,7 +106,7 @@ async def _send_all(sock: socket.socket, data: bytes) -> None:
     sock.shutdown(socket.SHUT_WR)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     up=st.lists(st.integers(0, 3 * BUFFER_BYTES), max_size=4),
     down=st.lists(st.integers(0, 3 * BUFFER_BYTES), max_size=4),

@@ -222,7 +222,7 @@ class QueueWorld(RuleBasedStateMachine):
             assert delivery.group_id in groups, "waits for nobody"
 
 
-QueueWorld.TestCase.settings = settings(max_examples=300, stateful_step_count=40, deadline=None)
+QueueWorld.TestCase.settings = settings(max_examples=300, stateful_step_count=40)
 TestQueueWorld = QueueWorld.TestCase
 
 
