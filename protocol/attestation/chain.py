@@ -25,6 +25,17 @@ MAX_INTERMEDIATES: Final = 3
 """Region, zone, instance: what every real document seen has, and what the root's pathLen chain allows."""
 
 _CACHED_CHAINS = 256
+_UNREADABLE: Final = (
+    ValueError,
+    UnsupportedAlgorithm,
+    x509.InvalidVersion,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+    CryptographyDeprecationWarning,
+)
+"""What the library says of a certificate whose bytes are wrong. The warning, for a serial number that is not positive,
+comes as an exception where warnings are errors."""
+
 _FINGERPRINT_BYTES = 32
 
 
@@ -89,8 +100,17 @@ def verify_chain(root: TrustRoot, leaf: bytes, cabundle: tuple[bytes, ...]) -> V
     """
     if hashlib.sha256(cabundle[0]).digest() != root.fingerprint:
         raise AttestationError(FailedCheck.ROOT, "the first certificate of the bundle is not the pinned root")
-    anchor, *intermediates = (_load(der) for der in cabundle)
-    signer = _load(leaf)
+    if len(cabundle) > 1 + MAX_INTERMEDIATES:  # before the library tries every path through them
+        raise _wrong(f"{len(cabundle)} certificates in the bundle; the limit is {1 + MAX_INTERMEDIATES}")
+    try:
+        return _verify(leaf, cabundle)
+    except _UNREADABLE as error:  # a field is read when it is first asked for, so any step may come here
+        raise _wrong(f"malformed certificate: {error}") from error
+
+
+def _verify(leaf: bytes, cabundle: tuple[bytes, ...]) -> VerifiedChain:
+    anchor, *intermediates = (x509.load_der_x509_certificate(der) for der in cabundle)
+    signer = x509.load_der_x509_certificate(leaf)
     ordered = [signer, *reversed(intermediates), anchor]
     for certificate in ordered:
         _check_algorithms(certificate)
@@ -133,27 +153,16 @@ def _check_path(
         raise _wrong("the bundle is not root, region, zone, instance in this order with nothing else in it")
 
 
-def _load(der: bytes) -> x509.Certificate:
-    try:
-        return x509.load_der_x509_certificate(der)
-    except (ValueError, UnsupportedAlgorithm, x509.InvalidVersion, CryptographyDeprecationWarning) as error:
-        # The warning, for a serial number that is not positive, comes as an exception where warnings are errors.
-        raise _wrong(f"not a certificate: {error}") from error
-
-
 def _check_algorithms(certificate: x509.Certificate) -> None:
     if certificate.signature_algorithm_oid != SignatureAlgorithmOID.ECDSA_WITH_SHA384:
         raise _wrong("a certificate is not signed by ECDSA with SHA-384")
-    try:
-        public_key = certificate.public_key()
-    except (ValueError, UnsupportedAlgorithm) as error:
-        raise _wrong(f"a certificate has an unusable public key: {error}") from error
+    public_key = certificate.public_key()
     if not isinstance(public_key, ec.EllipticCurvePublicKey) or not isinstance(public_key.curve, ec.SECP384R1):
         raise _wrong("a certificate has a key that is not on P-384")
 
 
 def _check_authority(certificate: x509.Certificate) -> None:
-    extensions = _extensions(certificate)
+    extensions = certificate.extensions
     if not _is_ca(extensions):
         raise _wrong("a certificate of the bundle is not a CA")
     if not _key_usage(extensions).key_cert_sign:
@@ -161,7 +170,7 @@ def _check_authority(certificate: x509.Certificate) -> None:
 
 
 def _check_leaf(certificate: x509.Certificate) -> ec.EllipticCurvePublicKey:
-    extensions = _extensions(certificate)
+    extensions = certificate.extensions
     if _is_ca(extensions):
         raise _wrong("the leaf certificate is a CA")
     if not _key_usage(extensions).digital_signature:
@@ -169,13 +178,6 @@ def _check_leaf(certificate: x509.Certificate) -> ec.EllipticCurvePublicKey:
     public_key = certificate.public_key()
     assert isinstance(public_key, ec.EllipticCurvePublicKey)  # noqa: S101 - for the type checker; _check_algorithms
     return public_key
-
-
-def _extensions(certificate: x509.Certificate) -> x509.Extensions:
-    try:
-        return certificate.extensions
-    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
-        raise _wrong(f"malformed certificate extensions: {error}") from error
 
 
 def _is_ca(extensions: x509.Extensions) -> bool:

@@ -1,6 +1,7 @@
 """Why a document was refused: a closed set of checks, and the exception that carries one of them."""
 
 from enum import StrEnum, unique
+from typing import Final
 
 
 @unique
@@ -34,10 +35,17 @@ class FailedCheck(StrEnum):
     USER_DATA = "user_data"
 
 
+_MAX_TEXT: Final = 300
+
+
 class AttestationError(Exception):
-    """An attestation document was refused. `check` says by which check, the text says why."""
+    """An attestation document was refused. `check` says by which check, the text says why.
+
+    A library's words in the text may quote the document, for instance a certificate's subject, and the text goes to
+    terminals, logs and answers: so it is bounded and printable.
+    """
 
     def __init__(self, check: FailedCheck, text: str) -> None:
-        super().__init__(f"{check}: {text}")
+        self.text = ascii(text[:_MAX_TEXT])[1:-1] if len(text) > _MAX_TEXT or not text.isprintable() else text
+        super().__init__(f"{check}: {self.text}")
         self.check = check
-        self.text = text

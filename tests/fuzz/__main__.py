@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tests.fuzz.mutation import mutations
 
-TARGET_NAMES = ("frames", "cbor", "attestation", "cms", "jobs")
+TARGET_NAMES = ("frames", "messages", "cbor", "attestation", "chain", "cms", "nsm", "records", "jobs")
 """As in `tests.fuzz.targets`, which must not be imported before atheris can instrument what it imports."""
 
 _INSTRUMENTED = ["protocol", "enclave", "asn1crypto"]
@@ -58,7 +58,8 @@ def _run_guided(name: str, seconds: float, corpus: Path) -> None:
     import atheris  # type: ignore[import-not-found,import-untyped,unused-ignore]  # an optional tool
 
     with atheris.instrument_imports(include=_INSTRUMENTED):
-        from tests.fuzz.targets import TARGETS, seeds
+        from tests.fuzz.seeds import seeds
+        from tests.fuzz.targets import TARGETS
     folder = corpus / name
     folder.mkdir(parents=True, exist_ok=True)
     for number, seed in enumerate(seeds(name)):
@@ -70,7 +71,8 @@ def _run_guided(name: str, seconds: float, corpus: Path) -> None:
 
 
 def _run_plain(name: str, seconds: float) -> int:
-    from tests.fuzz.targets import TARGETS, seeds
+    from tests.fuzz.seeds import seeds
+    from tests.fuzz.targets import TARGETS
 
     target, deadline, count = TARGETS[name], time.monotonic() + seconds, 0
     for data in mutations(seeds(name), seed=time.monotonic_ns()):

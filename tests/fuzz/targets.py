@@ -3,47 +3,91 @@
 from __future__ import annotations
 
 import contextlib
-import functools
+import hashlib
+import json
 from typing import TYPE_CHECKING, Final
 
-from cryptography.hazmat.primitives.asymmetric import rsa
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-
+from enclave import nsm_codec
 from enclave.cms import EnvelopeError, open_envelope
-from local.kms.envelope import EnvelopeRecipient
-from local.measurements import measure
-from local.nitro_authority import NitroAuthority
-from local.nsm import StandInNsm
-from protocol.attestation import AttestationError, parse_document
+from enclave.nsm_codec import NsmError
+from protocol.attestation import (
+    ANYTHING,
+    AtOwnTime,
+    AttestationError,
+    DocumentPolicy,
+    TrustRoot,
+    parse_document,
+)
+from protocol.attestation.chain import verify_chain
 from protocol.birth import BirthCertificate, BirthCertificateError
-from protocol.cbor import CborError, decode, decode_canonical, encode
-from protocol.errors import ErrorCode, RemoteProtocolError
+from protocol.birth_verification import BirthRefusedError, verify_birth
+from protocol.cbor import CborError, decode, decode_canonical
+from protocol.errors import ErrorCode, RemoteProtocolError, SignerError
+from protocol.forms import check_form, digest_of
 from protocol.framing import encode_frame
 from protocol.jobs import JobRefusedError, SignJob, parse_job
-from protocol.messages import Hello
-from protocol.session import ClientSession, ServerSession
+from protocol.keyproof import KeyProof, KeyProofError
+from protocol.keyrecord import KeyRecord
+from protocol.live import LiveFacts, LiveFactsError
+from protocol.messages import Sign, SignItem
+from protocol.session import ClientSession, Received, ServerSession
 from protocol.statement import KeyStatement, StatementError
+from tests.fuzz.parts import ENVELOPE_KEY, FUZZ_ROOT, greeted_client, greeting_client, hello_frame, parted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
 MESSAGE_ID: Final = "0f7e5ee4-67d1-4d8b-9a42-6f6b5d1c1a11"
+ANY_DOCUMENT: Final = DocumentPolicy(
+    pcrs=ANYTHING, nonce=ANYTHING, public_key=ANYTHING, user_data=ANYTHING, allow_debug=True
+)
+_NSM_EXCHANGES: Final = (
+    nsm_codec.describe_nsm(),
+    nsm_codec.describe_pcr(0),
+    nsm_codec.lock_pcr(16),
+    nsm_codec.get_random(),
+    nsm_codec.attestation(user_data=None, nonce=None, public_key=None),
+)
 
 
 def fuzz_frames(data: bytes) -> None:
     """Bytes at both ends of a connection, before and after the hello."""
-    for prelude in (b"", _hello_frame()):
-        try:
-            for _ in ServerSession(1 << 16).receive_data(prelude + data):
-                pass
-        except RemoteProtocolError:
-            pass
-        client = ClientSession(1 << 16)
-        client.start(Hello(versions=(1,), software="fuzz"))
-        try:
-            for _ in client.receive_data(data):
-                pass
-        except RemoteProtocolError:
+    for server_prelude in (b"", hello_frame()):
+        _serve(ServerSession(1 << 16), server_prelude + data)
+    for client in (greeting_client(), greeted_client()):
+        _receive(client, data)
+
+
+def fuzz_messages(data: bytes) -> None:
+    """The body of one frame, at both ends: what `frames` rarely reaches behind a length that must be right."""
+    frame = encode_frame(data or b"\0")
+    _serve(ServerSession(), hello_frame() + frame)
+    _serve(ServerSession(), frame)
+    _receive(greeted_client(), frame)
+
+
+def _serve(session: ServerSession, data: bytes) -> None:
+    """Receive, and take the forms and statements of sign items as the signer does."""
+    with contextlib.suppress(RemoteProtocolError):
+        for event in session.receive_data(data):
+            if isinstance(event, Received) and isinstance(event.request, Sign):
+                for item in event.request.items:
+                    if isinstance(item, SignItem):
+                        _take_item(item)
+
+
+def _take_item(item: SignItem) -> None:
+    with contextlib.suppress(StatementError):
+        KeyStatement.from_bytes(item.record.statement)
+    with contextlib.suppress(SignerError):
+        check_form(item.message, item.digest, item.scheme, item.format)
+        if len(digest_of(item.message, item.digest)) != 32:
+            raise AssertionError("a form that exists has a digest of another length")
+
+
+def _receive(client: ClientSession, data: bytes) -> None:
+    with contextlib.suppress(RemoteProtocolError):
+        for _ in client.receive_data(data):
             pass
 
 
@@ -54,6 +98,8 @@ def fuzz_cbor(data: bytes) -> None:
         decode_canonical(data)
     except CborError:
         pass
+    with contextlib.suppress(LiveFactsError):
+        LiveFacts.from_bytes(data)
     try:
         statement = KeyStatement.from_bytes(data)
     except StatementError:
@@ -63,17 +109,48 @@ def fuzz_cbor(data: bytes) -> None:
 
 
 def fuzz_attestation(data: bytes) -> None:
-    """A document, and a birth certificate."""
+    """A document, verified under whatever root it brings: only then are damaged certificates and signatures reached."""
     with contextlib.suppress(AttestationError):
-        parse_document(data)
-    with contextlib.suppress(BirthCertificateError):
-        BirthCertificate.from_base64(data.decode("latin-1"))
+        document = parse_document(data)
+        root = TrustRoot(hashlib.sha256(document.cabundle[0]).digest())
+        document.verify(root, ANY_DOCUMENT, AtOwnTime())
+
+
+def fuzz_chain(data: bytes) -> None:
+    """Certificates, each behind its length: root, then the bundle, then the leaf."""
+    *cabundle, leaf = parted(data)
+    if not cabundle:
+        return
+    with contextlib.suppress(AttestationError):
+        verify_chain(TrustRoot(hashlib.sha256(cabundle[0]).digest()), leaf, tuple(cabundle))
 
 
 def fuzz_cms(data: bytes) -> None:
     """An envelope for a key that it may well fit."""
     with contextlib.suppress(EnvelopeError):
-        open_envelope(data, _key())
+        open_envelope(data, ENVELOPE_KEY)
+
+
+def fuzz_nsm(data: bytes) -> None:
+    """What a module answers, to every request."""
+    for exchange in _NSM_EXCHANGES:
+        with contextlib.suppress(NsmError):
+            exchange.read(data)
+
+
+def fuzz_records(data: bytes) -> None:
+    """What lies in the tables or comes as a file: key record, birth certificate, key proof."""
+    text = data.decode("latin-1")
+    with contextlib.suppress(BirthCertificateError, BirthRefusedError):
+        verify_birth(BirthCertificate.from_base64(text), root=FUZZ_ROOT, pcr0=[bytes(48)], userid=None, public_key=None)
+    with contextlib.suppress(KeyProofError, BirthRefusedError):
+        KeyProof.from_line(data).verify(root=FUZZ_ROOT, pcr0=[bytes(48)])
+    with contextlib.suppress(ValueError, RecursionError):
+        item = json.loads(text)
+        if isinstance(item, dict):
+            attributes = {name: value for name, value in item.items() if isinstance(value, str)}
+            with contextlib.suppress(SignerError):
+                KeyRecord.from_item(attributes)
 
 
 def fuzz_jobs(data: bytes) -> None:
@@ -86,55 +163,17 @@ def fuzz_jobs(data: bytes) -> None:
         refused.error.detail.encode()
         return
     if isinstance(job, SignJob):
-        job.message_bytes  # noqa: B018 - a job that was taken can be read
-
-
-def _hello_frame() -> bytes:
-    return encode_frame(encode({"v": 1, "id": 1, "type": "hello", "body": {"versions": [1], "software": "f"}}))
-
-
-@functools.cache
-def _key() -> rsa.RSAPrivateKey:
-    return rsa.generate_private_key(public_exponent=65537, key_size=2048)
-
-
-def _envelope() -> bytes:
-    spki = _key().public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    return EnvelopeRecipient.from_spki(spki).seal(bytes(range(48)))
-
-
-def _document() -> bytes:
-    nsm = StandInNsm(NitroAuthority.create(now_s=1_790_000_000), measure(b"", b""), clock=lambda: 1_790_000_000.0)
-    request = {"Attestation": {"user_data": b"u", "nonce": None, "public_key": None}}
-    document: bytes = decode(nsm(encode(request)))["Attestation"]["document"]
-    return document
+        digest_of(job.message_bytes, job.digest)  # a job that was taken can be read
 
 
 TARGETS: Final[Mapping[str, Callable[[bytes], None]]] = {
     "frames": fuzz_frames,
+    "messages": fuzz_messages,
     "cbor": fuzz_cbor,
     "attestation": fuzz_attestation,
+    "chain": fuzz_chain,
     "cms": fuzz_cms,
+    "nsm": fuzz_nsm,
+    "records": fuzz_records,
     "jobs": fuzz_jobs,
 }
-
-
-def seeds(name: str) -> Sequence[bytes]:
-    """Return whole inputs of a target, from which mutation starts."""
-    match name:
-        case "frames":
-            status = encode({"v": 1, "id": 2, "type": "status", "body": {}})
-            record = {"statement": b"s", "sealed_key": b"k", "encrypted_data_key": b"d"}
-            item = {"userid": "u", "record": record, "message": b"m", "digest": "sha256"}
-            sign = encode({"v": 1, "id": 3, "type": "sign", "body": {"items": [item]}})
-            error = encode({"v": 1, "id": 1, "type": "error", "body": {"code": "internal", "retryable": True}})
-            return [_hello_frame(), encode_frame(status), encode_frame(sign), encode_frame(error)]
-        case "cms":
-            return [_envelope()]
-        case "attestation":
-            return [_document()]
-        case "jobs":
-            sign_job = b'{"type": "sign", "job_id": "s", "userid": "u", "message": "0x00ff", "encoding": "hex"}'
-            return [sign_job, b'{"type": "generate", "userid": "u"}', b'{"a": "\\ud800", "a": [1e9, NaN]}']
-        case _:
-            return [encode({"a": [1, b"x", None, 1.5], "b": {"c": "d"}}), bytes.fromhex("bf616101ff")]

@@ -3,117 +3,38 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from datetime import timedelta
+from typing import TYPE_CHECKING
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
-from cryptography.x509.oid import ExtensionOID, NameOID
+from cryptography.x509.oid import ExtensionOID
 
 from protocol.attestation import AttestationError, FailedCheck, TrustRoot
 from protocol.attestation.chain import verify_chain
+from tests.protocol.chains import (
+    CRITICAL,
+    END,
+    LEAF_USAGE,
+    OPTIONAL,
+    START,
+    authority,
+    changed,
+    good_plans,
+    make,
+    root_of,
+    usage,
+    with_changed_leaf,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-START = datetime(2026, 1, 1, tzinfo=UTC)
-END = START + timedelta(hours=3)
-CRITICAL, OPTIONAL = True, False
 P384_OID = bytes.fromhex("06052b81040022")
 UNKNOWN_CURVE_OID = bytes.fromhex("06052b8104007f")
-
-PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
-
-
-def usage(*names: str) -> x509.KeyUsage:
-    """Return a key usage with these bits."""
-    bits = (
-        "digital_signature",
-        "content_commitment",
-        "key_encipherment",
-        "data_encipherment",
-        "key_agreement",
-        "key_cert_sign",
-        "crl_sign",
-        "encipher_only",
-        "decipher_only",
-    )
-    return x509.KeyUsage(**{bit: bit in names for bit in bits})
-
-
-@dataclass(frozen=True)
-class Plan:
-    """One certificate to make; tests change single fields of a good one."""
-
-    name: str
-    extensions: tuple[tuple[x509.ExtensionType, bool], ...]
-    key: PrivateKey = field(default_factory=lambda: ec.generate_private_key(ec.SECP384R1()))
-    digest: hashes.HashAlgorithm = field(default_factory=hashes.SHA384)
-    not_before: datetime = START
-    not_after: datetime = END
-    issuer_name: str | None = None
-    """None for the issuer's own name."""
-
-    issuer_key: PrivateKey | None = None
-    """None for the issuer's own key."""
-
-
-def authority(name: str, path_length: int | None) -> Plan:
-    """Return the plan of a CA as Nitro's are."""
-    return Plan(
-        name,
-        (
-            (x509.BasicConstraints(ca=True, path_length=path_length), CRITICAL),
-            (usage("key_cert_sign", "crl_sign", "digital_signature"), CRITICAL),
-        ),
-    )
-
-
-def good_plans() -> list[Plan]:
-    """Return root, region, zone, instance and leaf."""
-    leaf = Plan("leaf", ((x509.BasicConstraints(ca=False, path_length=None), CRITICAL), (LEAF_USAGE, OPTIONAL)))
-    return [authority("root", None), authority("region", 2), authority("zone", 1), authority("instance", 0), leaf]
-
-
-LEAF_USAGE = usage("digital_signature", "content_commitment")
-
-
-def make(plans: Sequence[Plan]) -> list[bytes]:
-    """Return the DER of each certificate, each issued by the one before it; the first signs itself."""
-    made: list[bytes] = []
-    for plan, issuer in zip(plans, [plans[0], *plans[:-1]], strict=True):
-        builder = (
-            x509.CertificateBuilder()
-            .subject_name(_name(plan.name))
-            .issuer_name(_name(plan.issuer_name or issuer.name))
-            .public_key(plan.key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(plan.not_before)
-            .not_valid_after(plan.not_after)
-        )
-        for extension, critical in plan.extensions:
-            builder = builder.add_extension(extension, critical=critical)
-        certificate = builder.sign(plan.issuer_key or issuer.key, _supported(plan.digest))
-        made.append(certificate.public_bytes(Encoding.DER))
-    return made
-
-
-def _name(text: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
-
-
-def _supported(digest: hashes.HashAlgorithm) -> hashes.SHA256 | hashes.SHA384 | hashes.SHA512:
-    assert isinstance(digest, hashes.SHA256 | hashes.SHA384 | hashes.SHA512)
-    return digest
-
-
-def root_of(ders: Sequence[bytes]) -> TrustRoot:
-    """Pin the first certificate."""
-    return TrustRoot.from_pem(x509.load_der_x509_certificate(ders[0]).public_bytes(Encoding.PEM))
 
 
 def refusal(ders: Sequence[bytes], root: TrustRoot | None = None) -> AttestationError:
@@ -121,13 +42,6 @@ def refusal(ders: Sequence[bytes], root: TrustRoot | None = None) -> Attestation
     with pytest.raises(AttestationError) as caught:
         verify_chain(root or root_of(ders), ders[-1], tuple(ders[:-1]))
     return caught.value
-
-
-def changed(position: int, **changes: Any) -> list[bytes]:
-    """Return a good chain but for one certificate."""
-    plans = good_plans()
-    plans[position] = dataclasses.replace(plans[position], **changes)
-    return make(plans)
 
 
 def test_a_good_chain_gives_the_leafs_key_and_the_common_validity() -> None:
@@ -237,6 +151,22 @@ UNKNOWN = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.3.6.1.4.1.99999.1"
 BROKEN_USAGE = x509.UnrecognizedExtension(ExtensionOID.KEY_USAGE, b"\xff\xff")
 
 
+NO_POLICY = x509.PolicyConstraints(require_explicit_policy=0, inhibit_policy_mapping=0)
+
+
+def _leaf_outside_a_name_constraint() -> list[bytes]:
+    plans = good_plans()
+    constraint = x509.NameConstraints([x509.DNSName("a.example")], None)
+    name = x509.SubjectAlternativeName([x509.DNSName("b.example")])
+    plans[3] = dataclasses.replace(plans[3], extensions=(*plans[3].extensions, (constraint, CRITICAL)))
+    plans[4] = dataclasses.replace(plans[4], extensions=(*plans[4].extensions, (name, OPTIONAL)))
+    return make(plans)
+
+
+def _other_keys_behind_the_same_names() -> list[bytes]:
+    return [*make(good_plans())[:1], *make(good_plans())[1:]]
+
+
 @pytest.mark.parametrize(
     ("chain", "says"),
     [
@@ -303,6 +233,35 @@ BROKEN_USAGE = x509.UnrecognizedExtension(ExtensionOID.KEY_USAGE, b"\xff\xff")
         pytest.param(
             lambda: changed(1, extensions=authority("region", 1).extensions), "path validation", id="pathLen too short"
         ),
+        pytest.param(_leaf_outside_a_name_constraint, "path validation", id="name outside a CA's constraint"),
+        pytest.param(
+            lambda: _instance_with((CA, CRITICAL), (usage("key_cert_sign"), CRITICAL), (NO_POLICY, CRITICAL)),
+            "path validation",
+            id="critical policy constraints, which nobody judges",
+        ),
+        pytest.param(
+            lambda: with_changed_leaf(lambda inner: inner["extensions"].append(inner["extensions"][0].copy())),
+            "malformed",
+            id="an extension twice",
+        ),
+        pytest.param(
+            lambda: with_changed_leaf(lambda inner: inner["signature"].__setitem__("algorithm", "sha256_ecdsa")),
+            "path validation",
+            id="two signature algorithms",
+        ),
+        pytest.param(
+            lambda: with_changed_leaf(lambda inner: inner.__setitem__("version", 0)),
+            "path validation",
+            id="version 1 with extensions",
+        ),
+        pytest.param(
+            lambda: with_changed_leaf(lambda inner: inner.__setitem__("serial_number", 1 << 200)),
+            "path validation",
+            id="serial number of 26 bytes",
+        ),
+        pytest.param(lambda: make(good_plans())[:-1], "leaf certificate is a CA", id="the instance as leaf"),
+        pytest.param(lambda: [make(good_plans())[0]] * 2, "leaf certificate is a CA", id="the root as leaf"),
+        pytest.param(_other_keys_behind_the_same_names, "path validation", id="other keys behind the same names"),
         pytest.param(
             lambda: changed(4, issuer_key=ec.generate_private_key(ec.SECP384R1())),
             "path validation",
@@ -321,6 +280,33 @@ def test_a_bad_certificate_is_refused(chain: Callable[[], list[bytes]], says: st
     error = refusal(chain())
     assert error.check == FailedCheck.CHAIN
     assert says in error.text
+
+
+def test_a_subject_that_cannot_be_read_is_refused() -> None:
+    """The library reads names only while it looks for a path, and fails in another way there (found by fuzzing)."""
+    ders = make(good_plans())
+    # Behind the validity the subject begins: SEQUENCE, SET, SEQUENCE. The certificate still loads without the SET.
+    name = x509.load_der_x509_certificate(ders[3]).subject.public_bytes()
+    broken = name[:2] + b"\x00" + name[3:]
+    ders[3] = ders[3].replace(name, broken)
+    error = refusal(ders)
+    assert (error.check, "malformed" in error.text) == (FailedCheck.CHAIN, True)
+
+
+def test_a_flood_of_certificates_is_refused_unread() -> None:
+    """With certificates that all fit behind each other the paths to try are many: none is tried."""
+    loop = dataclasses.replace(authority("x", None))
+    ders = make([good_plans()[0], *[loop] * 30, dataclasses.replace(good_plans()[4], issuer_key=loop.key)])
+    assert "31 certificates in the bundle; the limit is 4" in refusal(ders).text
+
+
+@pytest.mark.parametrize("name", ["\x1b]0;owned\x07", "x\n" * 32])
+def test_what_a_certificate_says_is_shown_printable_and_short(name: str) -> None:
+    """The library quotes subjects; a refusal is printed to terminals and written to logs."""
+    error = refusal(changed(4, name=name, extensions=(*good_plans()[4].extensions, (UNKNOWN, CRITICAL))))
+    assert error.check == FailedCheck.CHAIN
+    assert error.text.isprintable()
+    assert len(str(error)) < 1000
 
 
 @pytest.mark.parametrize(
