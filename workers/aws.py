@@ -5,6 +5,7 @@ Region, credentials and endpoints come from the standard places (`AWS_REGION`, `
 
 - tries: one retry owner per call. The engine owns the tries of SQS; where the SDK owns them, the caller says how many.
 - `parameter_validation` off and a fixed user agent: a fifth of the CPU of a call; our own types check what is sent.
+- clients of one try take a shorter way for the few operations that every job needs: see `workers.hot_calls`.
 - the connection pool is as large as the calls that may be in flight, else they queue behind a long poll unseen.
 """
 
@@ -15,6 +16,8 @@ from typing import TYPE_CHECKING, Final
 
 from aiobotocore.config import AioConfig
 from aiobotocore.session import AioSession
+
+from workers.hot_calls import shorten_hot_calls
 
 if TYPE_CHECKING:
     from types_aiobotocore_dynamodb import DynamoDBClient
@@ -52,6 +55,7 @@ async def sqs_client(
 ) -> AsyncGenerator["SQSClient", None]:
     """Open an SQS client, and close it at the end. The engine's own needs `tries` 1."""
     config = client_config(connections=connections, read_timeout_s=read_timeout_s, tries=tries)
+    shorten_hot_calls(session)
     async with session.create_client("sqs", config=config) as client:
         yield client
 
@@ -62,5 +66,6 @@ async def dynamodb_client(
 ) -> AsyncGenerator["DynamoDBClient", None]:
     """Open a DynamoDB client, and close it at the end."""
     config = client_config(connections=connections, read_timeout_s=read_timeout_s, tries=tries)
+    shorten_hot_calls(session)
     async with session.create_client("dynamodb", config=config) as client:
         yield client

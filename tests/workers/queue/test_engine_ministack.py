@@ -5,9 +5,10 @@ import json
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
+from aiobotocore.httpsession import AIOHTTPSession
 from aiobotocore.session import get_session
 from botocore.awsrequest import AWSPreparedRequest
 
@@ -121,15 +122,19 @@ async def test_fifo_queue(rig: "Rig", sqs: "SQSClient", failure: Callable[[Error
     assert await _left(sqs, url) == 0
 
 
-async def test_trace_header_and_user_agent(rig: "Rig", sqs: "SQSClient") -> None:
+async def test_trace_header_and_user_agent(rig: "Rig", sqs: "SQSClient", monkeypatch: pytest.MonkeyPatch) -> None:
     """What a real server hands out as AWSTraceHeader stands in the reply as sent, under our user agent.
 
     Looked at on the wire: MiniStack 1.5 keeps system attributes of SendMessage, and drops those of SendMessageBatch.
     """
     sent: list[AWSPreparedRequest] = []
 
-    def look(request: AWSPreparedRequest, **_: object) -> None:
-        sent.append(request)
+    send = AIOHTTPSession.send
+
+    async def look_and_send(session: AIOHTTPSession, request: AWSPreparedRequest) -> Any:
+        if b'"MessageBody"' in cast("bytes", request.body):
+            sent.append(request)
+        return await send(session, request)
 
     url, replies = await _queue(sqs, "sign"), await _queue(sqs, "reply")
     await sqs.send_message(
@@ -143,12 +148,12 @@ async def test_trace_header_and_user_agent(rig: "Rig", sqs: "SQSClient") -> None
     async def settled() -> bool:
         return engine.status.settled.get(State.DELETED) == 1
 
-    sqs.meta.events.register("before-send.sqs.SendMessageBatch", look)
+    monkeypatch.setattr(AIOHTTPSession, "send", look_and_send)
     await _run_until(engine, rig, settled)
     (request,) = sent
     (entry,) = json.loads(cast("bytes", request.body))["Entries"]
     assert entry["MessageSystemAttributes"]["AWSTraceHeader"]["StringValue"] == "Root=1-5759e988-bd86"
-    assert USER_AGENT in str(request.headers["User-Agent"])
+    assert USER_AGENT in str(request.headers["user-agent"])
 
 
 async def test_dynamodb_client_answers(rig: "Rig", sqs: "SQSClient") -> None:
