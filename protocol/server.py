@@ -9,6 +9,7 @@ from protocol.errors import ErrorCode, LocalProtocolError, RemoteProtocolError, 
 from protocol.framing import DEFAULT_MAX_FRAME_BYTES
 from protocol.messages import Events, Hello, Request, Result
 from protocol.session import Malformed, ServerSession, SessionState
+from protocol.tasks import start_in
 from protocol.transport import LISTEN_BACKLOG, StreamSocket
 
 
@@ -47,6 +48,7 @@ class Server:
         self.limits = limits
         self.on_failure = on_failure
         self.in_flight = 0
+        self.has_ended = False
         self._tasks: asyncio.TaskGroup | None = None
         self._connections: set[_Connection] = set()
 
@@ -58,6 +60,7 @@ class Server:
             try:
                 await loop.create_future()  # not `serve_forever`: when cancelled it waits for connections, from 3.12 on
             finally:
+                self.has_ended = True
                 server.close()
                 for connection in tuple(self._connections):
                     connection.abort()
@@ -73,9 +76,12 @@ class Server:
         """Count a connection no longer."""
         self._connections.discard(connection)
 
-    def start(self, connection: "_Connection", request_id: int, request: Request) -> asyncio.Task[None]:
-        """Work on a request in a task of its own."""
-        task = cast("asyncio.TaskGroup", self._tasks).create_task(self._work(connection, request_id, request))
+    def start(self, connection: "_Connection", request_id: int, request: Request) -> asyncio.Task[None] | None:
+        """Work on a request in a task of its own; None when the server is ending."""
+        work = self._work(connection, request_id, request)
+        task = start_in(cast("asyncio.TaskGroup", self._tasks), work, name="request")
+        if task is None:
+            return None
         self.in_flight += 1
         task.add_done_callback(self._count_done)  # runs for a task that was cancelled before its first step, too
         return task
@@ -114,7 +120,9 @@ class _Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the connection, or refuse it honestly."""
         self._transport = cast("asyncio.Transport", transport)
-        if self._server.admit(self):
+        if self._server.has_ended:  # asyncio had accepted it already
+            self.abort()
+        elif self._server.admit(self):
             self._arm_deadline()
         else:
             self._close_with(ErrorCode.OVERLOADED)
@@ -145,6 +153,9 @@ class _Connection(asyncio.Protocol):
         if isinstance(request, Hello):
             self._wants_events = request.events
         task = self._server.start(self, request_id, request)
+        if task is None:
+            self.abort()
+            return
         self._work[request_id] = task
         task.add_done_callback(lambda _: self._work.pop(request_id, None))
 

@@ -17,7 +17,7 @@ from config.worker import BrakeSettings
 from protocol.clock import Clock
 from protocol.errors import ErrorCode, SignerError
 from protocol.messages import SignItem
-from workers.collector import Collector
+from workers.collector import Collector, fallible_collector
 from workers.enclaves.calls import FromEnclave
 from workers.keys.dynamodb import MAX_BATCH_KEYS, DynamoDbCalls
 
@@ -91,7 +91,9 @@ class Freezes:
         self._cache_s = cache_s
         self._clock = clock
         self._read_at: OrderedDict[str, tuple[bool, float]] = OrderedDict()
-        self._reads = Collector(self._read, group, max_items=MAX_BATCH_KEYS, wait_s=_COLLECT_S)
+        self._reads: Collector[str, bool | SignerError] = fallible_collector(
+            self._read, group, max_items=MAX_BATCH_KEYS, wait_s=_COLLECT_S
+        )
 
     async def holding(self, userids: Sequence[str]) -> dict[str, SignerError]:
         """Return why users cannot sign: `frozen`, or `store_unavailable` when that could not be found out."""

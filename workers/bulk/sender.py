@@ -17,9 +17,9 @@ from protocol.jobs import Job
 from workers.bulk.job_file import Position, Record
 from workers.bulk.progress_file import Progress
 from workers.lifecycle import Event
-from workers.queue.batching import Batcher
 from workers.queue.job_letter import job_letter
 from workers.queue.letters import Letter
+from workers.queue.sqs import entry_collector
 
 CALLS_AT_ONCE: Final = 8
 WINDOW_RECORDS: Final = CALLS_AT_ONCE * SQS_BATCH_ENTRIES
@@ -93,14 +93,14 @@ class BulkSender:
             if attempt:
                 await asyncio.sleep(_PAUSE_S * 2**attempt)
             async with asyncio.TaskGroup() as group:
-                batcher = Batcher[Letter](
+                collector = entry_collector(
                     partial(self._calls.send, queue_url),
                     group,
-                    flush_s=_FLUSH_S,
+                    wait_s=_FLUSH_S,
                     max_bytes=self._max_batch_bytes,
                     weigh=_size,
                 )
-                answers = await batcher.submit([letter for _, letter in left])
+                answers = await collector.submit([letter for _, letter in left])
             events.update({line: event for (line, _), event in zip(left, answers, strict=True)})
             left = [pair for pair in left if events[pair[0]] is Event.BROKE]
             if not left:

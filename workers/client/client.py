@@ -190,13 +190,12 @@ class SigningClient:
         Requests are taken from the iterable only as fast as results are: at most `max_in_flight` ahead. Close the
         generator (`contextlib.aclosing`) to leave early; what is under way is then cancelled.
         """
-        group = self._opened.group
         ahead: deque[asyncio.Task[SignResult]] = deque()
         try:
             for request in requests:
                 if len(ahead) == self._settings.max_in_flight:
                     yield await ahead.popleft()
-                ahead.append(group.create_task(self._result(request), name="sign"))
+                ahead.append(self._opened.group.create_task(self._result(request), name="sign"))
             while ahead:
                 yield await ahead.popleft()
         finally:

@@ -41,6 +41,8 @@ class ReplyDesk:
             yield answer
         finally:
             self._waiting.pop(job_id, None)
+            if answer.done() and not answer.cancelled():
+                answer.exception()  # given up before it was awaited: nobody needs to hear of that
             if not self._waiting:
                 self.busy.clear()
 

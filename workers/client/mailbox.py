@@ -12,10 +12,9 @@ from workers.client.errors import NoAnswerError
 from workers.client.reply_queue import VISIBILITY_TIMEOUT_S
 from workers.client.settings import ClientSettings
 from workers.lifecycle import Event
-from workers.queue.batching import Batcher
 from workers.queue.job_letter import job_letter
 from workers.queue.letters import Letter
-from workers.queue.sqs import QueueError, SqsCalls, queue_name
+from workers.queue.sqs import QueueError, SqsCalls, entry_collector, queue_name
 
 if TYPE_CHECKING:
     from types_aiobotocore_sqs import SQSClient
@@ -44,11 +43,11 @@ class Mailbox:
         self._calls = SqsCalls(sqs, settings.call_timeout_s)
         self._reply_queue_url = reply_queue_url
         self._desk = desk
-        self._batchers = {
-            queue_url: Batcher[Letter](
+        self._sends = {
+            queue_url: entry_collector(
                 partial(self._calls.send, queue_url),
                 group,
-                flush_s=settings.flush_ms / _MS,
+                wait_s=settings.flush_ms / _MS,
                 max_bytes=settings.max_batch_bytes,
                 weigh=_size,
             )
@@ -69,7 +68,7 @@ class Mailbox:
         for attempt in range(settings.call_tries):
             if attempt:  # a job that is sent twice is done twice, to the same result; the second reply is dropped
                 await asyncio.sleep(min(_PAUSE_CAP_S, _PAUSE_BASE_S * 2**attempt))
-            (event,) = await self._batchers[queue_url].submit([letter])
+            (event,) = await self._sends[queue_url].submit([letter])
             if event is not Event.BROKE:
                 break
         if event is not Event.DONE:

@@ -17,7 +17,7 @@ from protocol.channel import Channel, open_channel
 from protocol.errors import ErrorCode, SignerError
 from protocol.messages import EnclaveFacts, HelloResult, NotReadyReason, Role, SetCredentials, Status, StatusResult
 from protocol.version import SOFTWARE
-from workers.collector import Collector
+from workers.collector import Collector, fallible_collector
 from workers.enclaves.calls import ENVELOPE_BYTES, FromEnclave, ItemT, Operation, ValueT
 from workers.enclaves.credentials import CredentialSource, NoCredentialsError
 from workers.enclaves.events import event_relay
@@ -77,7 +77,7 @@ class EnclaveLink(Generic[ItemT, ValueT]):
         self._on_hello = on_hello
         self._on_change = on_change
         self._channel: Channel | None = None
-        self._batches: Collector[ItemT, FromEnclave[ValueT]] | None = None
+        self._batches: Collector[ItemT, FromEnclave[ValueT] | SignerError] | None = None
         self._is_ready = False
         self._reason: NotReadyReason | None = None
         self._pause: asyncio.Timeout | None = None
@@ -89,7 +89,7 @@ class EnclaveLink(Generic[ItemT, ValueT]):
         """Whether items may be sent now."""
         return self._is_ready and self._channel is not None and self._channel.is_open
 
-    async def submit(self, items: Sequence[ItemT]) -> list[FromEnclave[ValueT] | SignerError]:
+    async def submit(self, items: Sequence[ItemT]) -> Sequence[FromEnclave[ValueT] | SignerError]:
         """Have items done, in frames shared with other callers; return a result for each."""
         batches = self._batches
         if batches is None:
@@ -219,13 +219,13 @@ class EnclaveLink(Generic[ItemT, ValueT]):
 
     # Batches
 
-    def _collector(self, channel: Channel) -> Collector[ItemT, FromEnclave[ValueT]]:
+    def _collector(self, channel: Channel) -> Collector[ItemT, FromEnclave[ValueT] | SignerError]:
         limits, settings = channel.hello.limits, self._settings
 
         async def call(items: Sequence[ItemT]) -> Sequence[FromEnclave[ValueT] | SignerError]:
             return await self._call(channel, items)
 
-        return Collector(
+        return fallible_collector(
             call,
             self._group,
             max_items=min(limits.max_batch_items, settings.max_batch_items),

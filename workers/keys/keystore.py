@@ -8,7 +8,7 @@ from config.worker import StoreSettings
 from protocol.birth import BirthCertificate, BirthCertificateError
 from protocol.errors import ErrorCode, SignerError
 from protocol.keyrecord import KeyRecord, sealed_record_sha256
-from workers.collector import Collector
+from workers.collector import Collector, fallible_collector
 from workers.keys.dynamodb import MAX_BATCH_KEYS, DynamoDbCalls, Item
 
 _RECORD_KEY = "userid"
@@ -22,7 +22,9 @@ class KeyStore:
         self._calls = calls
         self._settings = settings
         self._cache = _RecordCache(settings.cache_records)
-        self._reads = Collector(self._read, group, max_items=MAX_BATCH_KEYS, wait_s=settings.collect_ms / 1000)
+        self._reads: Collector[str, KeyRecord | SignerError] = fallible_collector(
+            self._read, group, max_items=MAX_BATCH_KEYS, wait_s=settings.collect_ms / 1000
+        )
 
     async def get(self, userids: Iterable[str]) -> dict[str, KeyRecord | SignerError]:
         """Return for each user id its record or why there is none. Raises nothing.

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import structlog
 
+from protocol.tasks import start_in
 from protocol.transport import StreamSocket, peer_cid
 from workers.proxy.allowlist import AllowList
 from workers.proxy.causes import ConnectError, ConnectFailure, Refusal, RefusedError, RelayEnd
@@ -90,9 +91,13 @@ class DestinationServer:
             client.close()
             self._refused(refusal)
             return
+        task = start_in(group, self._serve(client), name="connection")
+        if task is None:  # the proxy is ending
+            client.close()
+            return
         self.metrics.open += 1
         self._none_open.clear()
-        self._connections[group.create_task(self._serve(client))] = None
+        self._connections[task] = None
 
     def _refusal(self, client: StreamSocket) -> Refusal | None:
         if self._peer_cids is not None and not self._peer_allowed(client, self._peer_cids):

@@ -3,16 +3,18 @@
 import asyncio
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from config.engine import EngineSettings
 from protocol.clock import Clock
 from protocol.errors import ErrorCode, SignerError
 from workers.lifecycle import Event
-from workers.queue.batching import Batcher
 from workers.queue.delivery import Delivery
 from workers.queue.letters import Letter, dead_letter, error_reply, reply_letters
-from workers.queue.sqs import SqsCalls
+from workers.queue.sqs import SqsCalls, entry_collector
+
+if TYPE_CHECKING:
+    from workers.collector import Collector
 
 _UNDELIVERABLE = SignerError(ErrorCode.INTERNAL, "the reply queue did not take the answer")
 _FROM_DONE_TO_WORST = (Event.DONE, Event.BROKE, Event.UNDONE)
@@ -35,13 +37,11 @@ class Settlement:
         self._group = group
         self._clock = clock
         self._uniform = uniform
-        self._senders: dict[str, Batcher[Letter]] = {}
+        self._senders: dict[str, Collector[Letter, Event]] = {}
         flush_s = settings.flush_ms / 1000
         url = settings.queue_url
-        self._deletes: Batcher[str] = Batcher(partial(calls.delete, url), group, flush_s=flush_s)
-        self._releases: Batcher[tuple[str, int]] = Batcher(
-            partial(calls.change_visibility, url), group, flush_s=flush_s
-        )
+        self._deletes = entry_collector(partial(calls.delete, url), group, wait_s=flush_s)
+        self._releases = entry_collector(partial(calls.change_visibility, url), group, wait_s=flush_s)
 
     async def reply(self, deliveries: Sequence[Delivery]) -> Sequence[Event]:
         """Send the replies, each to its own queue."""
@@ -101,10 +101,10 @@ class Settlement:
     async def _send(self, url: str, letters: Sequence[Letter]) -> Sequence[Event]:
         sender = self._senders.get(url)
         if sender is None:
-            sender = self._senders[url] = Batcher(
+            sender = self._senders[url] = entry_collector(
                 partial(self._calls.send, url),
                 self._group,
-                flush_s=self._settings.flush_ms / 1000,
+                wait_s=self._settings.flush_ms / 1000,
                 max_bytes=self._settings.max_batch_bytes,
                 weigh=lambda letter: letter.size_bytes,
             )

@@ -2,11 +2,13 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final, TypeVar, cast
 
 import structlog
 from botocore.exceptions import ClientError
 
+from config.engine import SQS_BATCH_ENTRIES
+from workers.collector import Call, Collector, no_bytes
 from workers.lifecycle import Event
 from workers.queue.delivery import ReceivedMessage
 from workers.queue.letters import Letter
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     )
 
 SYSTEM_ATTRIBUTES: Final = ("ApproximateReceiveCount", "MessageGroupId", "AWSTraceHeader")
+
+EntryT = TypeVar("EntryT")
 
 log = structlog.get_logger()
 
@@ -128,6 +132,27 @@ class SqsCalls:
             self.trouble = problem["Code"]
             log.warning("batch_entry_failed", queue=queue_name(queue_url), code=problem["Code"])
         return events
+
+
+def entry_collector(
+    call: Call[EntryT, Event],
+    group: asyncio.TaskGroup,
+    *,
+    wait_s: float,
+    max_bytes: int = 0,
+    weigh: Callable[[EntryT], int] = no_bytes,
+) -> Collector[EntryT, Event]:
+    """Return what collects the entries of one batch call on one queue. One over `max_bytes` is `UNDONE` uncalled."""
+    return Collector(
+        call,
+        group,
+        max_items=SQS_BATCH_ENTRIES,
+        wait_s=wait_s,
+        max_bytes=max_bytes,
+        weigh=weigh,
+        too_large=Event.UNDONE,
+        failed=Event.BROKE,
+    )
 
 
 def queue_name(url: str) -> str:

@@ -45,7 +45,7 @@ from workers.enclaves.calls import ENVELOPE_BYTES, GENERATE, SIGN, FromEnclave
 from workers.enclaves.pool import MAX_PROCESSES
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Sequence
     from pathlib import Path
 
     from workers.enclaves.pool import EnclavePool
@@ -64,7 +64,7 @@ def item(userid: str, message: bytes = b"Hello World") -> SignItem:
     return SignItem(userid=userid, record=key_record(userid).record, message=message)
 
 
-def codes(results: list[Any]) -> list[ErrorCode | None]:
+def codes(results: Sequence[Any]) -> list[ErrorCode | None]:
     """Return the code of each error."""
     return [result.code if isinstance(result, SignerError) else None for result in results]
 

@@ -17,7 +17,7 @@ from config.logging import configure_logging
 from protocol.errors import SignerError
 from protocol.messages import EnclaveFacts, Role, SignItem
 from tests.workers.parent.scripted import STORE, ScriptedDynamoDb, honest_signature, key_record
-from workers.collector import Collector
+from workers.collector import Collector, fallible_collector
 from workers.enclaves.calls import FromEnclave
 from workers.keys.dynamodb import DynamoDbCalls
 from workers.keys.keystore import KeyStore
@@ -49,13 +49,13 @@ class CountedEnclave:
 
     def __init__(self, group: asyncio.TaskGroup) -> None:
         self.frames: list[int] = []
-        self._batches: Collector[SignItem, FromEnclave[bytes]] = Collector(
+        self._batches: Collector[SignItem, FromEnclave[bytes] | SignerError] = fallible_collector(
             self._sign, group, max_items=100, wait_s=0.001
         )
 
     async def call(self, items: Sequence[SignItem]) -> list[FromEnclave[bytes] | SignerError]:
         """Sign."""
-        return await self._batches.submit(items)
+        return list(await self._batches.submit(items))
 
     async def _sign(self, items: Sequence[SignItem]) -> list[FromEnclave[bytes] | SignerError]:
         self.frames.append(len(items))

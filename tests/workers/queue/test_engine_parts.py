@@ -1,15 +1,13 @@
-"""The small parts: batches, slots, interrupts, letters."""
+"""The small parts: slots, interrupts, letters."""
 
 import asyncio
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import pytest
 
 from protocol.errors import ErrorCode, SignerError
 from protocol.jobs import SignJob
-from workers.lifecycle import Event, Life, Policy
-from workers.queue.batching import Batcher
+from workers.lifecycle import Life, Policy
 from workers.queue.delivery import AttributeValue, Delivery
 from workers.queue.letters import dead_letter
 from workers.queue.slots import Slots
@@ -17,40 +15,6 @@ from workers.queue.stopping import InterruptedWaitError, Interrupts
 
 if TYPE_CHECKING:
     from tests.workers.queue.conftest import Fault, Rig
-
-
-async def test_entries_of_several_submitters_share_calls() -> None:
-    """Entries are called in batches of ten, filled over submitters; each gets back its own results."""
-    called: list[list[int]] = []
-
-    async def call(entries: Sequence[int]) -> list[Event]:
-        called.append(list(entries))
-        return [Event.DONE if entry % 2 else Event.BROKE for entry in entries]
-
-    results: dict[int, Sequence[Event]] = {}
-
-    async def submit(batcher: Batcher[int], first: int, count: int) -> None:
-        results[first] = await batcher.submit(range(first, first + count))
-
-    async with asyncio.TaskGroup() as group:
-        batcher = Batcher(call, group, flush_s=0.005)
-        for first, count in ((0, 4), (4, 4), (8, 4), (20, 10)):
-            group.create_task(submit(batcher, first, count))
-    assert sorted(called) == [list(range(10)), [10, 11], list(range(20, 30))]
-    assert results[8] == [Event.BROKE, Event.DONE, Event.BROKE, Event.DONE]
-    assert batcher.is_idle
-
-
-async def test_entry_over_the_limit_is_refused_uncalled() -> None:
-    """One entry that no batch can hold fails alone; the others are sent."""
-
-    async def call(entries: Sequence[str]) -> list[Event]:
-        return [Event.DONE] * len(entries)
-
-    async with asyncio.TaskGroup() as group:
-        batcher = Batcher(call, group, flush_s=0.005, max_bytes=10, weigh=len)
-        assert await batcher.submit(["x" * 11, "x"]) == [Event.UNDONE, Event.DONE]
-        assert await batcher.submit(["x" * 11]) == [Event.UNDONE]
 
 
 async def test_pauses_between_tries_double(rig: "Rig", faults: "type[Fault]") -> None:
