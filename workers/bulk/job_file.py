@@ -21,6 +21,8 @@ MAX_LINE_BYTES: Final = SQS_MAX_BYTES
 """No queue takes more."""
 
 _BOM: Final = "\ufeff"
+_AT_END: Final = "unexpected end of data"
+"""What the csv module says of a file that ends inside quotes."""
 
 
 @unique
@@ -87,8 +89,12 @@ class JobFile:
 
     def _csv(self, lines: Iterator[str], after: Position) -> Iterator[Record]:
         csv.field_size_limit(MAX_LINE_BYTES)
-        reader = csv.reader(lines)
-        columns = _check_header(next(reader, []))
+        # strict: a quote that is never closed would make one message out of the rest of the file
+        reader = csv.reader(lines, strict=True)
+        try:
+            columns = _check_header(next(reader, []))
+        except (csv.Error, UnicodeEncodeError) as error:
+            raise JobFileError("the first line is no CSV header in UTF-8") from error
         self._skip(lines, after)
         while True:
             line = self._lines + 1
@@ -97,7 +103,8 @@ class JobFile:
             except StopIteration:
                 return
             except csv.Error as error:
-                yield Record(line, None, str(error))
+                text = str(error)
+                yield Record(line, None, "a quote that is never closed" if text == _AT_END else f"not CSV: {text}")
                 continue
             if not cells:
                 continue
@@ -146,6 +153,7 @@ class JobFile:
 
 def _check_header(header: list[str]) -> list[str]:
     columns = [name.strip() for name in header]
+    "".join(columns).encode()  # fails where bytes of another encoding were
     unknown = [name for name in columns if name not in COLUMNS]
     if not columns:
         raise JobFileError("no header: the first line of CSV names the columns")

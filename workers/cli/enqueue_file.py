@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import fcntl
 import json
+import math
 import secrets
 import sys
 from collections.abc import Awaitable, Callable, Generator, Mapping
@@ -74,14 +76,13 @@ def enqueue_file(
     state_path = state or (None if file == _STANDARD_INPUT else Path(f"{file}.enqueue"))
     interruption = Interruption()
     try:
-        run = _Run(_begin(state_path, resume=resume), state_path, interruption)
-        with (
-            interruption.handled(),
-            _input(file) as (source, size_bytes),
-            _report(rejects, resume=resume) as report,
-            progress_bar("enqueueing", "jobs", size_bytes) as bar,
-        ):
-            run.send_all(JobFile(source, chosen, run_id=run.progress.run_id), settings, report, bar)
+        with interruption.handled(), _input(file) as (source, size_bytes):
+            run = _Run(_begin(file, state_path, resume=resume), state_path, interruption)
+            with (
+                _report(rejects, run.progress) as report,
+                progress_bar("enqueueing", "jobs", size_bytes) as bar,
+            ):
+                run.send_all(JobFile(source, chosen, run_id=run.progress.run_id), settings, report, bar)
     except KeyboardInterrupt:
         typer.echo(f"{COMMAND}: stopped{_how_to_go_on(state_path)}", err=True)
         raise typer.Exit(EXIT_INTERRUPTED) from None
@@ -129,19 +130,24 @@ class _Run:
                 {role: engine.queue_url for role, engine in engines.items()},
                 max_batch_bytes=min(engine.max_batch_bytes for engine in engines.values()),
             )
-            for records in windows(jobs.records(after=self.progress.position)):
+            for number, records in enumerate(windows(jobs.records(after=self.progress.position))):
                 with self._interruption.step():
+                    if number == 0:
+                        self._note()  # before anything is sent: killed at any point, the jobs keep their ids
                     window = runner.run(sender.send(records, already_sent=self.progress.sent_ahead))
                     self.progress = progressed(self.progress, window, jobs.position)
                     self.unsent = len(window.unsent)
-                    if self._state_path is not None:
-                        self.progress.write(self._state_path)
                     if not self.unsent:
-                        _tell(window.rejected, report)
+                        _tell(window.rejected, report)  # before the state: what is told twice is better than never
+                    self._note()
                     bar(self.progress.size_bytes, items=self.progress.sent)
                 if self.unsent:
                     self.trouble = calls.trouble
                     return
+
+    def _note(self) -> None:
+        if self._state_path is not None:
+            self.progress.write(self._state_path)
 
 
 @contextlib.contextmanager
@@ -158,36 +164,60 @@ async def _coroutine(call: Callable[[], Awaitable[_Part]]) -> _Part:
     return await call()
 
 
-def _begin(state_path: Path | None, *, resume: bool) -> Progress:
+def _begin(file: str, state_path: Path | None, *, resume: bool) -> Progress:
     """Return how far an earlier run came, or a beginning."""
+    if resume:
+        if state_path is None:
+            fail(COMMAND, "--resume needs a FILE, or --state")
+        if not state_path.exists():  # it may have come to its end: to begin anew would send every job twice
+            fail(COMMAND, f"no interrupted run of {file}: {state_path} does not exist; without --resume it begins anew")
+        return Progress.read(state_path)
     if state_path is not None and state_path.exists():
-        if resume:
-            return Progress.read(state_path)
         fail(COMMAND, f"{state_path} tells of an interrupted run: --resume goes on with it; delete it to begin anew")
-    if state_path is None and resume:
-        fail(COMMAND, "--resume needs a FILE, or --state")
     return Progress(run_id=secrets.token_hex(_RUN_ID_BYTES))
 
 
 @contextlib.contextmanager
 def _input(name: str) -> Generator[tuple[BinaryIO, int | None], None, None]:
-    """Open the file, and tell its size in bytes where it has one."""
+    """Open the file for one run at a time, and tell its size in bytes where it has one."""
     if name == _STANDARD_INPUT:
         yield sys.stdin.buffer, None
         return
     path = Path(name)
     with path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            fail(COMMAND, f"{name}: another run is sending it")
+        except OSError:  # some network file systems lock only what is open for writing
+            pass
         yield file, path.stat().st_size or None
 
 
 @contextlib.contextmanager
-def _report(path: Path | None, *, resume: bool) -> Generator[TextIO | None, None, None]:
-    """Open the file of rejected lines; None where they go to standard error."""
+def _report(path: Path | None, progress: Progress) -> Generator[TextIO | None, None, None]:
+    """Open the file of rejected lines; None where they go to standard error.
+
+    Of what an earlier run has written, lines remain up to where it surely came: the others are told again.
+    """
     if path is None:
         yield None
         return
-    with path.open("a" if resume else "w", encoding="utf-8") as file:
+    if progress.lines and path.exists():
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        fresh = path.with_name(f"{path.name}.new")
+        fresh.write_text("".join(text for text in lines if _line_of(text) <= progress.lines), encoding="utf-8")
+        fresh.replace(path)
+    with path.open("a" if progress.lines else "w", encoding="utf-8") as file:
         yield file
+
+
+def _line_of(text: str) -> float:
+    """Return the line that a report's line is about; infinity for a line that was torn by a crash."""
+    try:
+        return int(json.loads(text)["line"])
+    except (ValueError, KeyError, TypeError):
+        return math.inf
 
 
 def _tell(rejected: Mapping[int, str], report: TextIO | None) -> None:

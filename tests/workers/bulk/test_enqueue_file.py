@@ -142,6 +142,76 @@ async def test_killed_inside_a_window(command: Command, sqs: FastSqs) -> None:
     }
 
 
+async def test_killed_inside_the_first_window(command: Command, sqs: FastSqs) -> None:
+    """The run is known from before its first job on: it is resumed, and the jobs keep their ids."""
+    (command.folder / "jobs.jsonl").write_text("".join(f"{job_line(number)}\n" for number in range(200)))
+    process = await command.start("jobs.jsonl")
+    sqs.on_job = lambda count: process.kill() if count == 1 else None
+    await process.communicate()
+    sqs.on_job = lambda _count: None
+    code, _, error = await command.run("jobs.jsonl")
+    assert (code, "tells of an interrupted run" in error) == (2, True)
+    assert (await command.run("jobs.jsonl", "--resume"))[0] == 0
+    assert len({(job["job_id"], job["message"]) for job in sqs.bodies}) == 200
+    assert len({job["job_id"] for job in sqs.bodies}) == 200
+
+
+async def test_a_run_that_came_to_its_end_is_not_resumed(command: Command, sqs: FastSqs) -> None:
+    """To begin anew would send every job twice, and who says --resume wants none twice."""
+    (command.folder / "jobs.jsonl").write_text(f"{job_line(1)}\n")
+    assert (await command.run("jobs.jsonl"))[0] == 0
+    code, _, error = await command.run("jobs.jsonl", "--resume")
+    assert (code, error) == (
+        2,
+        "enqueue file: no interrupted run of jobs.jsonl: jobs.jsonl.enqueue does not exist; "
+        "without --resume it begins anew\n",
+    )
+    assert len(sqs.bodies) == 1
+
+
+async def test_one_run_of_a_file_at_a_time(command: Command, sqs: FastSqs) -> None:
+    """A second one, resuming what the first is doing, would send its jobs twice."""
+    (command.folder / "jobs.jsonl").write_text("".join(f"{job_line(number)}\n" for number in range(200)))
+    process = await command.start("jobs.jsonl")
+    started = asyncio.Event()
+
+    def halt(_count: int) -> None:
+        if not started.is_set():
+            process.send_signal(signal.SIGSTOP)
+            started.set()
+
+    sqs.on_job = halt
+    await started.wait()
+    code, _, error = await command.run("jobs.jsonl", "--resume")
+    assert (code, error) == (2, "enqueue file: jobs.jsonl: another run is sending it\n")
+    process.send_signal(signal.SIGCONT)
+    await process.communicate()
+    assert process.returncode == 0
+    assert len(sqs.bodies) == 200
+
+
+async def test_rejects_are_reported_once_over_two_runs(command: Command, sqs: FastSqs) -> None:
+    """What the first run has reported of a window that it never finished is reported by the second."""
+    lines = [job_line(number) if number % 10 else "no job" for number in range(1, 201)]
+    (command.folder / "jobs.jsonl").write_text("\n".join(lines))
+    sqs.refuse = lambda job: ("InternalError", False) if job["message"] == "payment 101" else None
+    assert (await command.run("jobs.jsonl", "--rejects", "bad.jsonl"))[0] == 2
+    report = command.folder / "bad.jsonl"
+    with report.open("a") as file:  # as of a run that was killed between the report and the note of its progress
+        file.write('{"line": 90, "reason": "told, not noted"}\n{"line": 1')
+    sqs.refuse = lambda _job: None
+    assert (await command.run("jobs.jsonl", "--resume", "--rejects", "bad.jsonl"))[0] == 1
+    assert [json.loads(line)["line"] for line in report.read_text().splitlines()] == list(range(10, 201, 10))
+
+
+async def test_a_state_that_cannot_be_written(command: Command, sqs: FastSqs) -> None:
+    """Found before anything is sent."""
+    (command.folder / "jobs.jsonl").write_text(f"{job_line(1)}\n")
+    code, _, error = await command.run("jobs.jsonl", "--state", "no-such-folder/state")
+    assert (code, error) == (2, "enqueue file: no-such-folder/state.new: No such file or directory\n")
+    assert sqs.bodies == []
+
+
 async def test_a_queue_that_fails_in_the_middle(command: Command, sqs: FastSqs) -> None:
     """What it has taken of a window is not sent again."""
     (command.folder / "jobs.jsonl").write_text("".join(f"{job_line(number)}\n" for number in range(200)))
@@ -226,6 +296,9 @@ async def test_another_file_is_not_resumed(command: Command, sqs: FastSqs) -> No
         ("a.csv", "userid,mesage\n", (), "a.csv: unknown column 'mesage'; there are type, job_id, userid, message"),
         ("a.csv", "userid,userid\n", (), "a.csv: a column stands twice in the header"),
         ("a.csv", "message\n", (), "a.csv: no column userid"),
+        ("a.csv", b"\xff\xfeu\x00s\x00\r\x00\n\x00", (), "a.csv: the first line is no CSV header in UTF-8"),
+        ("a.csv", b"userid,\xe9\n", (), "a.csv: the first line is no CSV header in UTF-8"),
+        ("a.csv", b"userid\nu\n", ("--resume",), "no interrupted run of a.csv: a.csv.enqueue does not exist"),
         ("-", None, ("--resume",), "--resume needs a FILE, or --state"),
     ],
 )
@@ -233,7 +306,7 @@ def test_mistakes_are_one_line(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     name: str,
-    content: str | None,
+    content: str | bytes | None,
     arguments: Sequence[str],
     problem: str,
 ) -> None:
@@ -243,8 +316,9 @@ def test_mistakes_are_one_line(
         monkeypatch.setenv(variable, "local")
     (tmp_path / "worker.toml").write_text(CONFIG)
     if content is not None:
-        (tmp_path / name).write_text(content)
+        (tmp_path / name).write_bytes(content.encode() if isinstance(content, str) else content)
     result = CliRunner().invoke(app, ["enqueue", "file", name, *arguments, "--config", "worker.toml"])
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr.startswith(f"enqueue file: {problem}")
     assert result.stderr.count("\n") == 1
+    assert not (tmp_path / f"{name}.enqueue").exists()

@@ -79,14 +79,22 @@ def test_a_bad_line_is_told_and_the_next_is_read(data: bytes, problem: str) -> N
     [
         ("a,b,c", "3 cells, but the header has 2"),
         ("a", "sign.userid: field is missing"),
-        ("x" * (MAX_LINE_BYTES + 2) + ",b", f"field larger than field limit ({MAX_LINE_BYTES})"),
+        ("x" * (MAX_LINE_BYTES + 2) + ",b", f"not CSV: field larger than field limit ({MAX_LINE_BYTES})"),
+        ('"m"x,b', "not CSV: ',' expected after '\"'"),
     ],
 )
 def test_a_bad_csv_row_is_told_and_the_next_is_read(row: str, problem: str) -> None:
-    """Too many cells, too few, too long."""
+    """Too many cells, too few, too long, badly quoted."""
     bad, good = read(f"message,userid\n{row}\nm,b\n", JobFileFormat.CSV)
     assert bad == Record(2, None, problem)
     assert (good.line, good.job is not None) == (3, True)
+
+
+def test_a_quote_that_is_never_closed_signs_nothing() -> None:
+    """The rest of the file is no message of anybody."""
+    good, bad = read('message,userid\nm,a\n"m,a\nm,b\n', JobFileFormat.CSV)
+    assert (good.line, good.job is not None) == (2, True)
+    assert bad == Record(3, None, "a quote that is never closed")
 
 
 @given(st.lists(st.sampled_from([line(1), "", "bad", '"two\nlines",a', "m,u1", "m,u1,x"]), max_size=12), st.data())
