@@ -10,12 +10,13 @@ Region, credentials and endpoints come from the standard places (`AWS_REGION`, `
 """
 
 import contextlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Generator
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Final
 
 from aiobotocore.config import AioConfig
 from aiobotocore.session import AioSession
+from botocore.exceptions import InvalidConfigError
 
 from workers.hot_calls import shorten_hot_calls
 
@@ -53,10 +54,16 @@ def client_config(*, connections: int, read_timeout_s: float, tries: int) -> Aio
 async def sqs_client(
     session: AioSession, *, connections: int, read_timeout_s: float, tries: int = 1
 ) -> AsyncGenerator["SQSClient", None]:
-    """Open an SQS client, and close it at the end. The engine's own needs `tries` 1."""
+    """Open an SQS client, and close it at the end. The engine's own needs `tries` 1.
+
+    Raises:
+        BotoCoreError: the SDK's configuration cannot be used.
+    """
     config = client_config(connections=connections, read_timeout_s=read_timeout_s, tries=tries)
     shorten_hot_calls(session)
-    async with session.create_client("sqs", config=config) as client:
+    async with contextlib.AsyncExitStack() as stack:
+        with _wrong_endpoint():
+            client = await stack.enter_async_context(session.create_client("sqs", config=config))
         yield client
 
 
@@ -64,8 +71,23 @@ async def sqs_client(
 async def dynamodb_client(
     session: AioSession, *, connections: int, read_timeout_s: float, tries: int
 ) -> AsyncGenerator["DynamoDBClient", None]:
-    """Open a DynamoDB client, and close it at the end."""
+    """Open a DynamoDB client, and close it at the end.
+
+    Raises:
+        BotoCoreError: the SDK's configuration cannot be used.
+    """
     config = client_config(connections=connections, read_timeout_s=read_timeout_s, tries=tries)
     shorten_hot_calls(session)
-    async with session.create_client("dynamodb", config=config) as client:
+    async with contextlib.AsyncExitStack() as stack:
+        with _wrong_endpoint():
+            client = await stack.enter_async_context(session.create_client("dynamodb", config=config))
         yield client
+
+
+@contextlib.contextmanager
+def _wrong_endpoint() -> Generator[None, None, None]:
+    """Make an error of the SDK's family out of the ValueError that it raises for a bad `AWS_ENDPOINT_URL`."""
+    try:
+        yield
+    except ValueError as error:
+        raise InvalidConfigError(error_msg=str(error)) from error

@@ -84,7 +84,7 @@ def test_a_signature_by_another_key_is_refused(shell: Shell) -> None:
     ("arguments", "code", "problem"),
     [
         (["sign", "nobody", "m"], 2, "sign: bad_request: no key is trusted for nobody yet"),
-        (["sign", "u", "m", "--public-key", "00"], 2, "sign: pinned key of u: x || y, 64 bytes, not 1"),
+        (["sign", "u", "m", "--public-key", "00"], 2, "--public-key: pinned key of u: x || y, 64 bytes, not 1"),
         (["sign", "u", "xyz", "--encoding", "hex"], 2, "not hex"),
         (["sign", "u", "m", "--public-key", "xyz"], 2, "not hexadecimal digits in pairs"),
         (["generate", "no spaces"], 2, "generate: bad_request: userid: "),

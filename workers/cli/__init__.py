@@ -43,7 +43,7 @@ app.command(epilog="Example: nitro-signer schema job > job.json")(schema)
 app.command("vsock-proxy")(vsock_proxy)
 
 _SERVICES = frozenset({"worker", "vsock-proxy"})
-_TELL_THEMSELVES = frozenset({"enqueue", "generate", "sign"})
+_TELL_THEMSELVES = frozenset({"enqueue", "generate", "key", "sign"})
 """Commands that say in a line of their own what the log of each failed try would say."""
 
 

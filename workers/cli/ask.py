@@ -35,7 +35,7 @@ ClientOption = Annotated[
 DeadlineOption = Annotated[
     float | None, typer.Option("--deadline", metavar="S", min=0.001, help="Give up after S seconds. Default: as set.")
 ]
-AsJsonOption = Annotated[bool, typer.Option("--json", help="Print a JSON object.")]
+AsJsonOption = Annotated[bool, typer.Option("--json", help="Print a JSON object, of an error too.")]
 UserIdArgument = Annotated[str, typer.Argument(metavar="USERID", help="Whose key.")]
 
 
@@ -46,7 +46,7 @@ def generate(
 
     Exit 0 with a key; 1 when the service refuses, or the certificate proves nothing; 2 when nobody answers.
     """
-    key = _run("generate", client, lambda service: service.generate(userid, deadline_s=deadline))
+    key = _run("generate", client, lambda service: service.generate(userid, deadline_s=deadline), as_json=as_json)
     facts = _key_facts(key)
     if as_json:
         print_json({"userid": userid, **facts})
@@ -84,7 +84,7 @@ def sign(
     nobody answers, or for a misuse.
     """
     data = _decoded(message, encoding)
-    pinned = None if public_key is None else read_hex("--public-key", public_key)
+    pinned = None if public_key is None else _public_key(userid, public_key)
 
     async def ask(service: "SigningClient") -> "Signature":
         if pinned is not None:
@@ -95,7 +95,7 @@ def sign(
             userid, data, digest=digest, scheme=scheme, format=signature_format, deadline_s=deadline
         )
 
-    signature = _run("sign", client, ask)
+    signature = _run("sign", client, ask, as_json=as_json)
     if as_json:
         print_json(
             {
@@ -110,8 +110,8 @@ def sign(
         print(signature.hex())
 
 
-def _run(command: str, path: Path, ask: "Callable[[SigningClient], Awaitable[Result]]") -> Result:
-    """Open a client, ask, and turn every error into one line."""
+def _run(command: str, path: Path, ask: "Callable[[SigningClient], Awaitable[Result]]", *, as_json: bool) -> Result:
+    """Open a client, ask, and turn every error into one line; with --json one of JSON beside it."""
     from workers.client import (
         AnswerRefusedError,
         ClientConfigError,
@@ -132,6 +132,9 @@ def _run(command: str, path: Path, ask: "Callable[[SigningClient], Awaitable[Res
     except SigningError as error:
         job = "" if error.job_id is None else f" (job {error.job_id})"
         typer.echo(f"{command}: {error}{job}", err=True)
+        if as_json:
+            told = {"code": error.code, "message": error.detail, "retryable": error.retryable}
+            print_json({"error": told, "job_id": error.job_id})
         is_answer = isinstance(error, AnswerRefusedError | JobFailedError)
         raise typer.Exit(EXIT_REFUSED if is_answer else EXIT_MISUSE) from error
     except ValueError as error:  # a key that cannot be pinned
@@ -147,6 +150,17 @@ def _key_facts(key: "PublicKey") -> dict[str, str]:
             "pcr0": key.birth.document.pcrs[0].hex(),
         }
     return facts
+
+
+def _public_key(userid: str, text: str) -> bytes:
+    from workers.client.settings import check_pinned
+
+    value = read_hex("--public-key", text)
+    try:
+        check_pinned(userid, value)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--public-key") from error
+    return value
 
 
 def _decoded(message: str, encoding: MessageEncoding) -> bytes:

@@ -15,6 +15,7 @@ import typer
 
 from protocol.clock import system_clock
 from protocol.model import USERID_PATTERN
+from workers.cli.aws_errors import aws_or_fail
 from workers.cli.output import fail, print_json
 from workers.cli.settings import ConfigOption, load_or_fail
 
@@ -127,14 +128,11 @@ async def _with_client(region: str, table: str, work: "Callable[[DynamoDBClient,
 async def _open_dynamodb(region: str) -> "AsyncGenerator[DynamoDBClient, None]":
     """Open a client; what DynamoDB or the way to it refuses becomes one line and exit code 2."""
     from aiobotocore.session import get_session
-    from botocore.exceptions import BotoCoreError, ClientError
 
     from workers.aws import dynamodb_client
 
     session = get_session()
     session.set_config_variable("region", region)
-    try:
+    with aws_or_fail(_COMMAND):
         async with dynamodb_client(session, connections=1, read_timeout_s=_TIMEOUT_S, tries=_TRIES) as client:
             yield client
-    except (BotoCoreError, ClientError) as error:
-        fail(_COMMAND, str(error))

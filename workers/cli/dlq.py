@@ -11,7 +11,7 @@ import typer
 from config.worker import WorkerRole, WorkerSettings
 from protocol.clock import system_clock
 from workers.cli.output import EXIT_REFUSED, fail, print_facts, print_json
-from workers.cli.queues import engines_of, open_queues
+from workers.cli.queues import about, engines_of, open_queues
 from workers.cli.settings import ConfigOption, load_or_fail
 from workers.cli.table import print_table
 
@@ -170,7 +170,8 @@ async def _looking(settings: WorkerSettings, role: WorkerRole | None, at_most: i
                     continue
                 box = _Box(name, queue_url, engine.queue_url, SqsCalls(sqs, engine.call_timeout_s), [])
                 boxes.append(box)
-                box.letters.extend(await dead_letters.look(sqs, queue_url, at_most=at_most))
+                with about("dlq", queue_url):
+                    box.letters.extend(await dead_letters.look(sqs, queue_url, at_most=at_most))
             if not boxes:
                 fail("dlq", "the configuration has no such dead_letter_queue_url")
             yield boxes

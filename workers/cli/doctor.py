@@ -8,6 +8,7 @@ import typer
 
 from config.keypolicy import PolicyError, PolicyKind, parse_policy
 from protocol.clock import system_clock
+from workers.cli.aws_errors import aws_or_fail
 from workers.cli.output import fail, print_json
 from workers.cli.settings import ConfigOption, load_or_fail
 
@@ -42,7 +43,8 @@ def doctor(
     settings = load_or_fail(_COMMAND, config)
     policy = None if key_policy is None else _read_policy(key_policy)
     proxy = None if proxy_config is None else _read_proxy(proxy_config)
-    findings = asyncio.run(_examine(settings, policy, proxy))
+    with aws_or_fail(_COMMAND):
+        findings = asyncio.run(_examine(settings, policy, proxy))
     for finding in findings:
         if as_json:
             print_json(finding.to_dict())

@@ -12,7 +12,7 @@ from protocol.messages import Digest, Scheme, SignatureFormat
 from workers.cli.enqueue_file import EPILOG as FILE_EPILOG
 from workers.cli.enqueue_file import enqueue_file
 from workers.cli.output import fail, print_json
-from workers.cli.queues import open_queues
+from workers.cli.queues import about, open_queues
 from workers.cli.settings import ConfigOption, load_or_fail, role_or_fail
 
 if TYPE_CHECKING:
@@ -103,7 +103,8 @@ def _send(role: "WorkerRole", config: "Path", job: dict[str, str | None], *, as_
 
     async def send() -> str:
         async with open_queues("enqueue", settings.region) as sqs:
-            sent = await sqs.send_message(QueueUrl=queue_url, MessageBody=body, **fifo)
+            with about("enqueue", queue_url):
+                sent = await sqs.send_message(QueueUrl=queue_url, MessageBody=body, **fifo)
             return sent["MessageId"]
 
     message_id = asyncio.run(send())

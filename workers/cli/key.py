@@ -4,18 +4,19 @@ import asyncio
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Generator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, BinaryIO, Final
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from config.worker import WorkerSettings
 from protocol.errors import ErrorCode, SignerError
 from protocol.keyproof import KeyProof, KeyProofError
-from workers.cli.output import EXIT_REFUSED, fail, read_pcr, read_root
+from workers.cli.aws_errors import aws_or_fail
+from workers.cli.output import EXIT_REFUSED, fail, print_json, read_pcr, read_root
+from workers.cli.progress import progress_bar
 from workers.cli.settings import ConfigOption, load_or_fail
 from workers.cli.verdicts import Tally
 from workers.keys.proof_check import Demands, judge_all, read_lines
@@ -26,6 +27,14 @@ app = typer.Typer(no_args_is_help=True, help="Proofs of where keys were born.")
 _INTERRUPTED: Final = 130
 _STANDARD_STREAM: Final = "-"
 _TRIES_BY_OURSELVES: Final = 1
+
+
+@dataclass(slots=True)
+class _Count:
+    """Keys that were written, and how many keys need somebody's attention."""
+
+    written: int = 0
+    complaints: int = 0
 
 
 @app.callback()
@@ -44,6 +53,7 @@ def prove(
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="With --all: go on with FILE if it exists.")] = False,
     config: ConfigOption,
+    as_json: Annotated[bool, typer.Option("--json", help="With --out: print the sum as a JSON object.")] = False,
 ) -> None:
     """Export the birth certificate of a key, or of all keys, to be verified by anybody with `key verify`.
 
@@ -53,9 +63,10 @@ def prove(
     if (userid is None) != everything or (everything and out is None) or (resume and not everything):
         fail("key prove", "give a USERID, or --all with --out FILE; --resume goes with --all")
     settings = load_or_fail("key prove", config)
+    count = _Count()
     try:
-        with _output(out, resume=resume) as (file, after):
-            complaints = asyncio.run(_export(settings, userid, after, file))
+        with _output(out, resume=resume) as (file, after), aws_or_fail("key prove"):
+            asyncio.run(_export(settings, userid, after, file, count))
     except KeyboardInterrupt:
         typer.echo("stopped" + ("; continue with --resume" if everything else ""), err=True)
         raise typer.Exit(_INTERRUPTED) from None
@@ -68,7 +79,12 @@ def prove(
             fail("key prove", error.detail)
         typer.echo(f"{userid}: {error.detail}", err=True)
         raise typer.Exit(EXIT_REFUSED) from error
-    if complaints:
+    if out is not None:
+        if as_json:
+            print_json({"file": str(out), "keys": count.written, "complaints": count.complaints})
+        else:
+            print(f"{count.written} keys written to {out}, {count.complaints} need attention")
+    if count.complaints:
         raise typer.Exit(EXIT_REFUSED)
 
 
@@ -96,12 +112,14 @@ def verify(
     tally = Tally(as_json=as_json)
     last_line = start_line - 1
     try:
-        with _input(file) as (source, size_bytes), _progress("verifying", size_bytes) as advance:
+        with _input(file) as (source, size_bytes), progress_bar("verifying", "keys", size_bytes) as bar:
             lines = read_lines(source, start_line=start_line)
+            done_bytes = 0
             for verdict in judge_all(lines, demands, processes=processes or len(os.sched_getaffinity(0))):
                 tally.add(verdict)
                 last_line = verdict.line
-                advance(verdict.size_bytes)
+                done_bytes += verdict.size_bytes
+                bar(done_bytes, items=tally.keys)
     except KeyboardInterrupt:
         typer.echo(f"stopped; continue with --start-line {last_line + 1}", err=True)
         raise typer.Exit(_INTERRUPTED) from None
@@ -114,8 +132,10 @@ def verify(
         raise typer.Exit(EXIT_REFUSED)
 
 
-async def _export(settings: WorkerSettings, userid: str | None, after: str | None, file: BinaryIO) -> int:
-    """Write what is asked for; return how many keys need somebody's attention."""
+async def _export(
+    settings: WorkerSettings, userid: str | None, after: str | None, file: BinaryIO, count: _Count
+) -> None:
+    """Write what is asked for, and count."""
     from aiobotocore.session import AioSession
 
     from workers.aws import dynamodb_client
@@ -124,34 +144,38 @@ async def _export(settings: WorkerSettings, userid: str | None, after: str | Non
     store = settings.store
     session = AioSession()
     session.set_config_variable("region", settings.region)
-    complaints = 0
     async with dynamodb_client(
         session, connections=1, read_timeout_s=store.call_timeout_s, tries=_TRIES_BY_OURSELVES
     ) as client:
         calls = DynamoDbCalls(client, call_timeout_s=store.call_timeout_s, tries=store.call_tries)
-        if userid is not None:
-            return _write(await export_one(calls, store, userid), file)
-        with _progress("exporting", None) as advance:
-            async for proof in export_all(calls, store, after=after):
-                complaints += _write(proof, file)
-                advance(1)
-    return complaints
+        try:
+            if userid is not None:
+                _write(await export_one(calls, store, userid), file, count)
+                return
+            with progress_bar("exporting", "keys", None) as bar:
+                async for proof in export_all(calls, store, after=after):
+                    _write(proof, file, count)
+                    bar(0, items=count.written)
+        except SignerError as error:
+            if error.code is ErrorCode.STORE_UNAVAILABLE and calls.trouble is not None:
+                raise SignerError(error.code, f"{error.detail}: {calls.trouble}") from error
+            raise
 
 
-def _write(proof: KeyProof | UnreadableRow, file: BinaryIO) -> int:
-    """Write a proof; say what is wrong with it, and return 1 then, else 0."""
+def _write(proof: KeyProof | UnreadableRow, file: BinaryIO, count: _Count) -> None:
+    """Write a proof, and say what is wrong with it."""
     if isinstance(proof, UnreadableRow):
+        count.complaints += 1
         typer.echo(f"{proof.userid}: not exported: {proof.reason}", err=True)
-        return 1
+        return
     file.write(proof.to_line())
-    match proof.stored_record_is_certified:
-        case None:
-            typer.echo(f"{proof.userid}: no birth certificate is stored", err=True)
-        case False:
-            typer.echo(f"{proof.userid}: the stored record is not the one that was certified", err=True)
-        case True:
-            return 0
-    return 1
+    count.written += 1
+    if proof.stored_record_is_certified is None:
+        count.complaints += 1
+        typer.echo(f"{proof.userid}: no birth certificate is stored", err=True)
+    elif not proof.stored_record_is_certified:
+        count.complaints += 1
+        typer.echo(f"{proof.userid}: the stored record is not the one that was certified", err=True)
 
 
 @contextlib.contextmanager
@@ -182,29 +206,3 @@ def _input(name: str) -> Generator[tuple[BinaryIO, int | None], None, None]:
     path = Path(name)
     with path.open("rb") as file:
         yield file, path.stat().st_size or None
-
-
-@contextlib.contextmanager
-def _progress(text: str, total: int | None) -> Generator[Callable[[int], None], None, None]:
-    """Show a bar on standard error when that is a terminal; give the function that moves it."""
-    console = Console(stderr=True)
-    columns = (
-        TextColumn(text),
-        BarColumn(),
-        TextColumn("{task.fields[keys]} keys"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    # Standard output may be a file: the bar must not draw what is printed there into itself.
-    with Progress(
-        *columns, console=console, disable=not console.is_terminal, redirect_stdout=sys.stdout.isatty()
-    ) as bar:
-        task = bar.add_task(text, total=total, keys=0)
-        keys = 0
-
-        def advance(step: int) -> None:
-            nonlocal keys
-            keys += 1
-            bar.update(task, advance=step, keys=keys)
-
-        yield advance

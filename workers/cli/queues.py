@@ -1,9 +1,10 @@
 """SQS for commands: a client whose failures end the command with one line."""
 
 import contextlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Generator
 from typing import TYPE_CHECKING, Final
 
+from workers.cli.aws_errors import aws_or_fail
 from workers.cli.output import fail
 
 if TYPE_CHECKING:
@@ -31,14 +32,26 @@ def engines_of(settings: "WorkerSettings") -> "dict[WorkerRole, EngineSettings]"
 async def open_queues(command: str, region: str, *, connections: int = 1) -> AsyncGenerator["SQSClient", None]:
     """Open a client; what SQS or the way to it refuses becomes one line and exit code 2."""
     from aiobotocore.session import get_session
-    from botocore.exceptions import BotoCoreError, ClientError
 
     from workers.aws import sqs_client
 
     session = get_session()
     session.set_config_variable("region", region)
-    try:
+    with aws_or_fail(command):
         async with sqs_client(session, connections=connections, read_timeout_s=_READ_TIMEOUT_S, tries=_TRIES) as client:
             yield client
-    except (BotoCoreError, ClientError) as error:
-        fail(command, str(error))
+
+
+@contextlib.contextmanager
+def about(command: str, queue_url: str) -> Generator[None, None, None]:
+    """Let a refusal of SQS say which queue it is about, and end the command with it."""
+    from botocore.exceptions import ClientError
+
+    from workers.sqs import queue_name
+
+    try:
+        yield
+    except ClientError as error:
+        told = error.response.get("Error", {})
+        code = told.get("Code", "Unknown").removeprefix("AWS.SimpleQueueService.")
+        fail(command, f"queue {queue_name(queue_url)}: {told.get('Message') or 'refused'} ({code})")

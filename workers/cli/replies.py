@@ -13,7 +13,7 @@ import typer
 
 from workers.cli.interruption import EXIT_INTERRUPTED
 from workers.cli.output import EXIT_REFUSED
-from workers.cli.queues import engines_of, open_queues
+from workers.cli.queues import about, engines_of, open_queues
 from workers.cli.reply_lines import HEADER, read_reply
 from workers.cli.settings import ConfigOption, load_or_fail
 
@@ -131,9 +131,10 @@ async def _take(sqs: "SQSClient", queue_urls: Sequence[str], wish: _Wish, haul: 
 
 async def _take_once(sqs: "SQSClient", queue_url: str, wait_s: int, wish: _Wish, haul: _Haul) -> None:
     at_most = _MAX_MESSAGES if wish.count is None else min(_MAX_MESSAGES, wish.count - haul.taken)
-    answer = await sqs.receive_message(
-        QueueUrl=queue_url, MaxNumberOfMessages=at_most, WaitTimeSeconds=wait_s, VisibilityTimeout=_KEPT_HIDDEN_S
-    )
+    with about("replies", queue_url):
+        answer = await sqs.receive_message(
+            QueueUrl=queue_url, MaxNumberOfMessages=at_most, WaitTimeSeconds=wait_s, VisibilityTimeout=_KEPT_HIDDEN_S
+        )
     printed: list[str] = []
     for message in answer.get("Messages", []):
         line = read_reply(message.get("Body", ""), as_json=wish.as_json)

@@ -12,7 +12,7 @@ from protocol.errors import SignerError
 from protocol.messages import Status, StatusResult
 from protocol.version import SOFTWARE
 from workers.cli.output import EXIT_REFUSED, print_json
-from workers.cli.queues import engines_of, open_queues
+from workers.cli.queues import about, engines_of, open_queues
 from workers.cli.settings import ConfigOption, load_or_fail
 from workers.cli.table import print_table
 
@@ -90,7 +90,8 @@ async def _ask(settings: WorkerSettings, *, enclaves: bool) -> tuple[list[Row], 
 
 
 async def _queue(sqs: "SQSClient", queue_url: str, *, is_dead_letter_queue: bool) -> Row:
-    answer = await sqs.get_queue_attributes(QueueUrl=queue_url, AttributeNames=["All"])
+    with about("status", queue_url):
+        answer = await sqs.get_queue_attributes(QueueUrl=queue_url, AttributeNames=["All"])
     attributes: Mapping[str, str] = {str(name): value for name, value in answer["Attributes"].items()}
     counts = {ours: int(attributes[theirs]) if theirs in attributes else None for ours, theirs in _COUNTS.items()}
     return {"queue": queue_url.rsplit("/", 1)[-1], "is_dead_letter_queue": is_dead_letter_queue, **counts}

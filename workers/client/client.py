@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self, TypeAlias
 
 from aiobotocore.session import get_session
+from botocore.exceptions import BotoCoreError
 from pydantic import ValidationError
 
 from protocol.errors import ErrorCode
@@ -243,14 +244,24 @@ class _Open:
 
 @contextlib.asynccontextmanager
 async def connect_sqs(settings: ClientSettings) -> AsyncGenerator["SQSClient", None]:
-    """Open a client of SQS with the credentials that AWS's own tools would use."""
+    """Open a client of SQS with the credentials that AWS's own tools would use.
+
+    Raises:
+        NoAnswerError: `queue_unavailable`, the SDK's configuration cannot be used.
+    """
     session = get_session()
     session.set_config_variable("region", settings.region)
-    async with sqs_client(
-        session,
-        connections=settings.pollers + _SENDS_AT_ONCE,
-        read_timeout_s=settings.wait_time_s + settings.call_timeout_s + 1,
-    ) as sqs:
+    async with contextlib.AsyncExitStack() as stack:
+        try:
+            sqs = await stack.enter_async_context(
+                sqs_client(
+                    session,
+                    connections=settings.pollers + _SENDS_AT_ONCE,
+                    read_timeout_s=settings.wait_time_s + settings.call_timeout_s + 1,
+                )
+            )
+        except BotoCoreError as error:
+            raise NoAnswerError(ErrorCode.QUEUE_UNAVAILABLE, f"SQS cannot be used: {error}") from error
         yield sqs
 
 

@@ -46,8 +46,11 @@ async def own_reply_queue(sqs: "SQSClient", settings: ClientSettings) -> AsyncGe
                 },
                 tags={"made-by": "nitro-signer-client"},
             )
-    except (ClientError, BotoCoreError, OSError) as error:  # TimeoutError is an OSError
+    except ClientError as error:
         detail = f"a reply queue cannot be made ({error}); name one as reply_queue_url"
+        raise NoAnswerError(ErrorCode.QUEUE_UNAVAILABLE, detail) from error
+    except (BotoCoreError, OSError) as error:  # TimeoutError is an OSError
+        detail = f"SQS cannot be reached: {error or type(error).__name__}"
         raise NoAnswerError(ErrorCode.QUEUE_UNAVAILABLE, detail) from error
     try:
         yield made["QueueUrl"]

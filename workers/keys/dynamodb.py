@@ -63,13 +63,18 @@ class _ConflictError(Exception):
 
 
 class DynamoDbCalls:
-    """Calls with time-outs, tries and errors of our own. Every one may raise `SignerError` (`store_unavailable`)."""
+    """Calls with time-outs, tries and errors of our own. Every one may raise `SignerError` (`store_unavailable`).
+
+    Attributes:
+        trouble: the code of DynamoDB, or of the way to it, that the last failed call ended with; None when none did.
+    """
 
     def __init__(self, client: "DynamoDBClient", *, call_timeout_s: float, tries: int) -> None:
         """Take a client that makes one try itself, the time of one try, and the number of tries."""
         self._client = client
         self._call_timeout_s = call_timeout_s
         self._tries = tries
+        self.trouble: str | None = None
 
     async def get(self, table: str, key_name: str, key: str) -> Item | None:
         """Read one item, consistently; None when there is none."""
@@ -163,7 +168,7 @@ class DynamoDbCalls:
         try:
             return await retrying(once)
         except _TryAgainError as error:
-            raise _unavailable(error.code) from error
+            raise self._unavailable(error.code) from error
 
     async def _call(self, call: Awaitable[Mapping[str, Any]]) -> Mapping[str, Any]:
         """Make one try.
@@ -181,15 +186,15 @@ class DynamoDbCalls:
                 existing: Any = error.response.get("Item")
                 raise _ConflictError(_strings(existing) if existing else None) from error
             if code in _FINAL:
-                raise _unavailable(code) from error
+                raise self._unavailable(code) from error
             raise _TryAgainError(code) from error
         except Exception as error:  # the SDK lets through what its HTTP client and its parsers raise
             raise _TryAgainError(type(error).__name__) from error
 
-
-def _unavailable(code: str) -> SignerError:
-    log.warning("store_call_failed", code=code)
-    return SignerError(ErrorCode.STORE_UNAVAILABLE)
+    def _unavailable(self, code: str) -> SignerError:
+        self.trouble = code
+        log.warning("store_call_failed", code=code)
+        return SignerError(ErrorCode.STORE_UNAVAILABLE)
 
 
 def _strings(attributes: Any) -> Item:
