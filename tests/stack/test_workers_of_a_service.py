@@ -138,16 +138,19 @@ async def test_operators_pause_and_freeze(stack: LocalStack) -> None:
     await command("pause", "--reason", "drill")
     await until("/readyz", lambda _, said: list(said["problems"].values()) == [["paused"], ["paused"]])
     client.send("sign", *sign_jobs(3))
-    shown = json.loads(await command("show"))
+    shown = json.loads(await command("show", "--json"))
     assert (shown["paused"]["reason"], shown["frozen"]) == ("drill", {})
     assert (await get("/healthz"))[0] == 200
     await command("freeze", "cold")
-    await command("resume")
+    assert [line.split()[:2] for line in (await command("show")).splitlines()[1:]] == [
+        ["everybody", "paused"], ["cold", "frozen"],
+    ]  # fmt: skip
+    assert await command("resume") == "signing goes on\n"
     assert {reply["status"] for reply in client.replies(3)} == {"ok"}
 
     frozen = client.ask("sign", {"type": "sign", "job_id": "f", "userid": "cold", "message": "m"})
     assert (frozen["status"], frozen["error"]["code"], frozen["error"]["retryable"]) == ("error", "frozen", False)
-    assert list(json.loads(await command("show"))["frozen"]) == ["cold"]
+    assert list(json.loads(await command("show", "--json"))["frozen"]) == ["cold"]
     await command("unfreeze", "cold")
     assert client.ask("sign", {"type": "sign", "job_id": "t", "userid": "cold", "message": "m"})["status"] == "ok"
-    assert json.loads(await command("show")) == {"paused": None, "frozen": {}}
+    assert json.loads(await command("show", "--json")) == {"paused": None, "frozen": {}}

@@ -10,11 +10,13 @@ from protocol.version import VERSION
 from workers.cli import attestation, brakes, config, dlq, enclave, enqueue, image, key, policy, worker
 from workers.cli.ask import GENERATE_EPILOG, SIGN_EPILOG, generate, sign
 from workers.cli.doctor import doctor
+from workers.cli.examples import examples
 from workers.cli.replies import EPILOG as REPLIES_EPILOG
 from workers.cli.replies import replies
 from workers.cli.schema import schema
 from workers.cli.status import EPILOG as STATUS_EPILOG
 from workers.cli.status import status
+from workers.cli.vsock_proxy import EPILOG as PROXY_EPILOG
 from workers.cli.vsock_proxy import vsock_proxy
 
 app = typer.Typer(
@@ -38,9 +40,9 @@ app.add_typer(attestation.app, name="attestation")
 app.add_typer(policy.app, name="policy")
 app.add_typer(brakes.app, name="brakes")
 app.add_typer(image.app, name="image")
-app.command(epilog="Example: nitro-signer doctor --config worker.toml --key-policy key-policy.json")(doctor)
-app.command(epilog="Example: nitro-signer schema job > job.json")(schema)
-app.command("vsock-proxy")(vsock_proxy)
+app.command(epilog=examples("nitro-signer doctor --config worker.toml --key-policy key-policy.json"))(doctor)
+app.command(epilog=examples("nitro-signer schema job > job.json"))(schema)
+app.command("vsock-proxy", epilog=PROXY_EPILOG)(vsock_proxy)
 
 _SERVICES = frozenset({"worker", "vsock-proxy"})
 _TELL_THEMSELVES = frozenset({"enqueue", "generate", "key", "sign"})

@@ -11,6 +11,7 @@ import typer
 from config.worker import CLIENT_VARIABLE
 from protocol.jobs import MessageEncoding
 from protocol.messages import Digest, Scheme, SignatureFormat
+from workers.cli.examples import examples
 from workers.cli.output import EXIT_MISUSE, EXIT_REFUSED, fail, print_facts, print_json, read_hex
 
 if TYPE_CHECKING:
@@ -18,10 +19,10 @@ if TYPE_CHECKING:
 
     from workers.client import ClientSettings, PublicKey, Signature, SigningClient
 
-GENERATE_EPILOG: Final = "Example: nitro-signer generate u001 --client client.toml"
-SIGN_EPILOG: Final = (
-    "Examples: nitro-signer sign u001 'Hello World' --public-key c62b…0e --client client.toml; "
-    "nitro-signer sign u001 0x8f…27 --encoding hex --digest none --format recoverable --generate"
+GENERATE_EPILOG: Final = examples("nitro-signer generate u001 --client client.toml")
+SIGN_EPILOG: Final = examples(
+    "nitro-signer sign u001 'Hello World' --public-key c62b…0e --client client.toml",
+    "nitro-signer sign u001 0x8f…27 --encoding hex --digest none --format recoverable --generate",
 )
 
 Result = TypeVar("Result")

@@ -20,6 +20,7 @@ from protocol.attestation import (
     VerifiedDocument,
     parse_document,
 )
+from workers.cli.examples import examples
 from workers.cli.output import EXIT_REFUSED, print_json, read_hex, read_pcr, read_root
 
 app = typer.Typer(no_args_is_help=True, help="Attestation documents of AWS Nitro Enclaves.")
@@ -53,7 +54,7 @@ def attestation() -> None:
     """Attestation documents of AWS Nitro Enclaves."""
 
 
-@app.command(epilog="Example: nitro-signer attestation verify document.cbor --pcr0 3f1c…9a --at 2026-04-21T22:33:40Z")
+@app.command(epilog=examples("nitro-signer attestation verify document.cbor --pcr0 3f1c…9a --at 2026-04-21T22:33:40Z"))
 def verify(
     file: Annotated[str, typer.Argument(metavar="FILE", help="The document, binary or base64; - is standard input.")],
     *,

@@ -16,11 +16,13 @@ import typer
 from protocol.clock import system_clock
 from protocol.model import USERID_PATTERN
 from workers.cli.aws_errors import aws_or_fail
+from workers.cli.examples import examples
 from workers.cli.output import fail, print_json
 from workers.cli.settings import ConfigOption, load_or_fail
+from workers.cli.table import print_table
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 
     from types_aiobotocore_dynamodb import DynamoDBClient
 
@@ -38,6 +40,7 @@ def _known_form(userid: str) -> str:
 
 
 UserArgument = Annotated[str, typer.Argument(metavar="USERID", callback=_known_form)]
+AsJsonOption = Annotated[bool, typer.Option("--json", help="Print a JSON object.")]
 ReasonOption = Annotated[str, typer.Option(help="Why, for whoever asks `show`. No secrets.")]
 
 
@@ -46,37 +49,43 @@ def brakes() -> None:
     """Pause signing for everybody, freeze single users, and show what is held."""
 
 
-@app.command(epilog="Example: nitro-signer brakes pause --reason 'incident 12' --config worker.toml")
-def pause(config: ConfigOption, reason: ReasonOption = "") -> None:
-    """Stop all signing; jobs stay on the queue."""
+@app.command(epilog=examples("nitro-signer brakes pause --reason 'incident 12' --config worker.toml"))
+def pause(config: ConfigOption, reason: ReasonOption = "", *, as_json: AsJsonOption = False) -> None:
+    """Stop all signing; jobs stay on the queue. Exit 0, or 2 when the table cannot be reached."""
     from workers.brakes import PAUSE_ITEM
 
     _hold(config, PAUSE_ITEM, reason)
+    _tell({"paused": True}, "signing is paused", as_json=as_json)
 
 
-@app.command(epilog="Example: nitro-signer brakes resume --config worker.toml")
-def resume(config: ConfigOption) -> None:
-    """Sign again."""
+@app.command(epilog=examples("nitro-signer brakes resume --config worker.toml"))
+def resume(config: ConfigOption, *, as_json: AsJsonOption = False) -> None:
+    """Sign again. Exit 0, or 2 when the table cannot be reached."""
     from workers.brakes import PAUSE_ITEM
 
     _release(config, PAUSE_ITEM)
+    _tell({"paused": False}, "signing goes on", as_json=as_json)
 
 
-@app.command(epilog="Example: nitro-signer brakes freeze u001 --reason 'asked by the customer' --config worker.toml")
-def freeze(userid: UserArgument, config: ConfigOption, reason: ReasonOption = "") -> None:
-    """Have sign jobs of one user answered with the error `frozen`."""
+@app.command(epilog=examples("nitro-signer brakes freeze u001 --reason 'asked by the customer' --config worker.toml"))
+def freeze(
+    userid: UserArgument, config: ConfigOption, reason: ReasonOption = "", *, as_json: AsJsonOption = False
+) -> None:
+    """Have sign jobs of one user answered with the error `frozen`. Exit 0, or 2 when the table cannot be reached."""
     _hold(config, userid, reason)
+    _tell({"userid": userid, "frozen": True}, f"{userid} is frozen", as_json=as_json)
 
 
-@app.command(epilog="Example: nitro-signer brakes unfreeze u001 --config worker.toml")
-def unfreeze(userid: UserArgument, config: ConfigOption) -> None:
-    """Sign for a user again."""
+@app.command(epilog=examples("nitro-signer brakes unfreeze u001 --config worker.toml"))
+def unfreeze(userid: UserArgument, config: ConfigOption, *, as_json: AsJsonOption = False) -> None:
+    """Sign for a user again. Exit 0, or 2 when the table cannot be reached."""
     _release(config, userid)
+    _tell({"userid": userid, "frozen": False}, f"{userid} is not frozen", as_json=as_json)
 
 
-@app.command(epilog="Example: nitro-signer brakes show --config worker.toml")
-def show(config: ConfigOption) -> None:
-    """Print one JSON line: whether signing is paused, and who is frozen since when and why."""
+@app.command(epilog=examples("nitro-signer brakes show --config worker.toml"))
+def show(config: ConfigOption, *, as_json: AsJsonOption = False) -> None:
+    """Show whether signing is paused, and who is frozen since when and why. Exit 0, or 2 when that cannot be read."""
     from workers.brakes import BRAKE_KEY, PAUSE_ITEM
 
     async def work(client: "DynamoDBClient", table: str) -> None:
@@ -86,9 +95,28 @@ def show(config: ConfigOption) -> None:
                 fields = {name: value["S"] for name, value in item.items() if "S" in value}
                 held[fields.pop(BRAKE_KEY)] = fields
         paused = held.pop(PAUSE_ITEM, None)
-        print_json({"paused": paused, "frozen": dict(sorted(held.items()))})
+        frozen = dict(sorted(held.items()))
+        if as_json:
+            print_json({"paused": paused, "frozen": frozen})
+            return
+        rows = [("everybody", "paused", paused)] if paused else []
+        rows += [(userid, "frozen", fields) for userid, fields in frozen.items()]
+        if rows:
+            print_table(
+                ("WHO", "HOW", "SINCE", "REASON"),
+                [(who, how, fields.get("since", "-"), fields.get("reason", "-")) for who, how, fields in rows],
+            )
+        else:
+            print("nothing is held")
 
     _run(config, work)
+
+
+def _tell(facts: "Mapping[str, str | bool]", text: str, *, as_json: bool) -> None:
+    if as_json:
+        print_json(facts)
+    else:
+        print(text)
 
 
 def _hold(config: Path, item: str, reason: str) -> None:

@@ -10,6 +10,7 @@ import typer
 
 from config.worker import WorkerRole, WorkerSettings
 from protocol.clock import system_clock
+from workers.cli.examples import examples
 from workers.cli.output import EXIT_REFUSED, fail, print_facts, print_json
 from workers.cli.queues import about, engines_of, open_queues
 from workers.cli.settings import ConfigOption, load_or_fail
@@ -47,7 +48,7 @@ def dlq() -> None:
     """Jobs that failed for good: see them, send them back. While a command looks, nobody else sees the letters."""
 
 
-@app.command("list", epilog="Example: nitro-signer dlq list --role sign --config worker.toml")
+@app.command("list", epilog=examples("nitro-signer dlq list --role sign --config worker.toml"))
 def list_letters(
     config: ConfigOption, *, role: RoleOption = None, at_most: AtMostOption = 1_000, as_json: AsJsonOption = False
 ) -> None:
@@ -80,7 +81,7 @@ def list_letters(
     asyncio.run(run())
 
 
-@app.command(epilog="Example: nitro-signer dlq show s-17 --config worker.toml")
+@app.command(epilog=examples("nitro-signer dlq show s-17 --config worker.toml"))
 def show(
     job_id: Annotated[str, typer.Argument(metavar="JOB_ID", help="As `dlq list` shows it.")],
     config: ConfigOption,
@@ -108,13 +109,14 @@ def show(
 
 
 @app.command(
-    epilog="Examples: nitro-signer dlq redrive s-17 s-18 --config worker.toml; "
-    "nitro-signer dlq redrive --all --role sign"
+    epilog=examples(
+        "nitro-signer dlq redrive s-17 s-18 --config worker.toml", "nitro-signer dlq redrive --all --role sign"
+    )
 )
 def redrive(
     config: ConfigOption,
     job_ids: Annotated[
-        list[str] | None, typer.Argument(metavar="[JOB_ID]...", help="As `dlq list` shows them; none with --all.")
+        list[str] | None, typer.Argument(metavar="JOB_ID", help="As `dlq list` shows them; none with --all.")
     ] = None,
     *,
     everything: Annotated[bool, typer.Option("--all", help="All letters.")] = False,

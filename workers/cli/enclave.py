@@ -20,6 +20,7 @@ from protocol.live import LiveFactsError
 from protocol.live_verification import VerifiedLive, verify_live
 from protocol.messages import Attest, AttestResult, HelloResult, Status, StatusResult
 from protocol.version import SOFTWARE
+from workers.cli.examples import examples
 from workers.cli.output import (
     EXIT_MISUSE,
     EXIT_REFUSED,
@@ -59,7 +60,7 @@ def enclave() -> None:
     """Running enclaves: what they are, with proof, and how they are."""
 
 
-@app.command(epilog="Example: nitro-signer enclave attest --nonce 00112233445566778899aabbccddeeff --pcr0 3f1c…9a")
+@app.command(epilog=examples("nitro-signer enclave attest --nonce 00112233445566778899aabbccddeeff --pcr0 3f1c…9a"))
 def attest(
     *,
     nonce: Annotated[
@@ -108,7 +109,7 @@ def attest(
     raise typer.Exit(exit_code)
 
 
-@app.command(epilog="Example: nitro-signer enclave status --address vsock://16:5000")
+@app.command(epilog=examples("nitro-signer enclave status --address vsock://16:5000"))
 def status(*, address: Addresses = None, config: Config = None, as_json: AsJson = False) -> None:
     """Ask every server process of the enclaves how it is. Nothing of this is proven: see `attest`.
 

@@ -11,6 +11,7 @@ from protocol.jobs import JobRefusedError, MessageEncoding, parse_job
 from protocol.messages import Digest, Scheme, SignatureFormat
 from workers.cli.enqueue_file import EPILOG as FILE_EPILOG
 from workers.cli.enqueue_file import enqueue_file
+from workers.cli.examples import examples
 from workers.cli.output import fail, print_json
 from workers.cli.queues import about, open_queues
 from workers.cli.settings import ConfigOption, load_or_fail, role_or_fail
@@ -40,7 +41,7 @@ def enqueue() -> None:
     """Put jobs on their queues: one from arguments, or those of a file."""
 
 
-@app.command(epilog="Example: nitro-signer enqueue generate u001 --config worker.toml")
+@app.command(epilog=examples("nitro-signer enqueue generate u001 --config worker.toml"))
 def generate(
     userid: UserIdArgument,
     config: ConfigOption,
@@ -58,7 +59,7 @@ def generate(
     )
 
 
-@app.command(epilog="Example: nitro-signer enqueue sign u001 'Hello World' --digest keccak256 --config worker.toml")
+@app.command(epilog=examples("nitro-signer enqueue sign u001 'Hello World' --digest keccak256 --config worker.toml"))
 def sign(
     userid: UserIdArgument,
     message: Annotated[str, typer.Argument(metavar="MESSAGE", help="What to sign, in --encoding.")],

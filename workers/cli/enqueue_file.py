@@ -18,6 +18,7 @@ from config.worker import WorkerSettings
 from workers.bulk.job_file import JobFile, JobFileError, JobFileFormat
 from workers.bulk.progress_file import Progress, ProgressError
 from workers.bulk.sender import CALLS_AT_ONCE, BulkSender, progressed, windows
+from workers.cli.examples import examples
 from workers.cli.interruption import EXIT_INTERRUPTED, Interruption
 from workers.cli.output import EXIT_REFUSED, fail, print_json
 from workers.cli.progress import Bar, progress_bar
@@ -27,10 +28,10 @@ from workers.cli.settings import ConfigOption, load_or_fail
 _Part = TypeVar("_Part")
 
 COMMAND: Final = "enqueue file"
-EPILOG: Final = (
-    "Examples: nitro-signer enqueue file payments.csv --config worker.toml; "
-    "nitro-signer enqueue file payments.csv --resume; "
-    "jq -c '.[]' jobs.json | nitro-signer enqueue file - --json"
+EPILOG: Final = examples(
+    "nitro-signer enqueue file payments.csv --config worker.toml",
+    "nitro-signer enqueue file payments.csv --resume",
+    "jq -c '.[]' jobs.json | nitro-signer enqueue file - --json",
 )
 
 _STANDARD_INPUT: Final = "-"

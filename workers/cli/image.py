@@ -6,6 +6,7 @@ from typing import Annotated, Final
 import typer
 
 from workers.cli.build_output import BuildOutputError, read_measurements
+from workers.cli.examples import examples
 from workers.cli.output import EXIT_REFUSED, fail, print_facts, print_json
 from workers.image import EifError, measure, parse_image
 
@@ -19,7 +20,7 @@ def image() -> None:
     """Enclave image files."""
 
 
-@app.command(epilog="Example: nitro-signer image pcrs generator.eif --compare generator.json")
+@app.command(epilog=examples("nitro-signer image pcrs generator.eif --compare generator.json"))
 def pcrs(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The image (EIF).")],
     *,

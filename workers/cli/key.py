@@ -15,6 +15,7 @@ from config.worker import WorkerSettings
 from protocol.errors import ErrorCode, SignerError
 from protocol.keyproof import KeyProof, KeyProofError
 from workers.cli.aws_errors import aws_or_fail
+from workers.cli.examples import examples
 from workers.cli.output import EXIT_REFUSED, fail, print_json, read_pcr, read_root
 from workers.cli.progress import progress_bar
 from workers.cli.settings import ConfigOption, load_or_fail
@@ -42,9 +43,9 @@ def key() -> None:
     """Proofs of where keys were born."""
 
 
-@app.command(epilog="Example: nitro-signer key prove u001 --out u001.json")
+@app.command(epilog=examples("nitro-signer key prove u001 --out u001.json"))
 def prove(
-    userid: Annotated[str | None, typer.Argument(metavar="[USERID]", help="Whose key; none with --all.")] = None,
+    userid: Annotated[str | None, typer.Argument(metavar="USERID", help="Whose key; none with --all.")] = None,
     *,
     everything: Annotated[bool, typer.Option("--all", help="Every key of the table; needs --out.")] = False,
     out: Annotated[
@@ -83,12 +84,13 @@ def prove(
         if as_json:
             print_json({"file": str(out), "keys": count.written, "complaints": count.complaints})
         else:
-            print(f"{count.written} keys written to {out}, {count.complaints} need attention")
+            keys = "1 key" if count.written == 1 else f"{count.written} keys"
+            print(f"{keys} written to {out}" + (f"; see {count.complaints} above" if count.complaints else ""))
     if count.complaints:
         raise typer.Exit(EXIT_REFUSED)
 
 
-@app.command(epilog="Example: nitro-signer key verify keys.jsonl --pcr0 3f1c…9a --pcr0 77d0…41")
+@app.command(epilog=examples("nitro-signer key verify keys.jsonl --pcr0 3f1c…9a --pcr0 77d0…41"))
 def verify(
     file: Annotated[str, typer.Argument(metavar="FILE", help="Key proofs, one a line; - is standard input.")],
     *,

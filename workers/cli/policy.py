@@ -28,6 +28,7 @@ from config.keypolicy.conditions import RequestContext
 from config.keypolicy.evaluate import NO_RESOURCE
 from protocol.attestation import AttestationError, parse_document
 from workers.cli.build_output import BuildOutputError, read_measurements
+from workers.cli.examples import examples
 from workers.cli.output import EXIT_MISUSE, EXIT_REFUSED, print_json
 
 app = typer.Typer(no_args_is_help=True, help="KMS key policies: make one, check one, ask one.")
@@ -52,9 +53,12 @@ def policy() -> None:
 
 
 @app.command(
-    epilog="Example: nitro-signer policy make --generator-pcr0 generator.json --signer-pcr0 signer.json "
-    "--generator-role-arn arn:aws:iam::111122223333:role/Generator --signer-role-arn "
-    "arn:aws:iam::111122223333:role/Signer --admin-arn arn:aws:iam::111122223333:role/Admin"
+    epilog=examples(
+        "nitro-signer policy make \\\n"
+        "--generator-pcr0 generator.json --generator-role-arn arn:aws:iam::111122223333:role/Generator \\\n"
+        "--signer-pcr0 signer.json --signer-role-arn arn:aws:iam::111122223333:role/Signer \\\n"
+        "--admin-arn arn:aws:iam::111122223333:role/Admin"
+    )
 )
 def make(
     *,
@@ -89,9 +93,9 @@ def make(
         print(json.dumps(iam_policy if iam else key_policy, indent=2))
 
 
-@app.command(epilog="Example: nitro-signer policy check key-policy.json")
+@app.command(epilog=examples("nitro-signer policy check key-policy.json"))
 def check(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE…", help="Key policies or IAM policies, JSON.")],
+    files: Annotated[list[Path], typer.Argument(metavar="FILE", help="Key policies or IAM policies, JSON.")],
     *,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
@@ -108,7 +112,7 @@ def check(
         raise typer.Exit(EXIT_REFUSED)
 
 
-@app.command(epilog="Example: nitro-signer policy simulate key-policy.json --action Decrypt --pcr0 96-DIGITS")
+@app.command(epilog=examples("nitro-signer policy simulate key-policy.json --action Decrypt --pcr0 96-DIGITS"))
 def simulate(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The key policy, JSON.")],
     *,

@@ -47,7 +47,7 @@ def about(command: str, queue_url: str) -> Generator[None, None, None]:
     """Let a refusal of SQS say which queue it is about, and end the command with it."""
     from botocore.exceptions import ClientError
 
-    from workers.sqs import queue_name
+    from workers.queue.sqs import queue_name
 
     try:
         yield

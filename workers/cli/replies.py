@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from workers.cli.examples import examples
 from workers.cli.interruption import EXIT_INTERRUPTED
 from workers.cli.output import EXIT_REFUSED
 from workers.cli.queues import about, engines_of, open_queues
@@ -20,9 +21,10 @@ from workers.cli.settings import ConfigOption, load_or_fail
 if TYPE_CHECKING:
     from types_aiobotocore_sqs import SQSClient
 
-EPILOG: Final = (
-    "Examples: nitro-signer replies --count 2 --json; nitro-signer replies --job-id s-1 --job-id s-2; "
-    "nitro-signer replies --follow"
+EPILOG: Final = examples(
+    "nitro-signer replies --count 2 --json",
+    "nitro-signer replies --job-id s-1 --job-id s-2",
+    "nitro-signer replies --follow",
 )
 
 _MAX_MESSAGES: Final = 10

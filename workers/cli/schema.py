@@ -16,6 +16,8 @@ class SchemaName(StrEnum):
     REPLY = "reply"
 
 
-def schema(name: Annotated[SchemaName, typer.Argument(help="What goes on a queue, or what comes back.")]) -> None:
+def schema(
+    name: Annotated[SchemaName, typer.Argument(metavar="job|reply", help="What goes on a queue, or what comes back.")],
+) -> None:
     """Print the JSON Schema (2020-12) of jobs or of replies. Always exit code 0."""
     print(json.dumps(make_schema(name.value), indent=2))

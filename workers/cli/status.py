@@ -11,6 +11,7 @@ from protocol.channel import open_channel
 from protocol.errors import SignerError
 from protocol.messages import Status, StatusResult
 from protocol.version import SOFTWARE
+from workers.cli.examples import examples
 from workers.cli.output import EXIT_REFUSED, print_json
 from workers.cli.queues import about, engines_of, open_queues
 from workers.cli.settings import ConfigOption, load_or_fail
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from types_aiobotocore_sqs import SQSClient
 
-EPILOG: Final = "Examples: nitro-signer status --config worker.toml; nitro-signer status --no-enclaves --json"
+EPILOG: Final = examples("nitro-signer status --config worker.toml", "nitro-signer status --no-enclaves --json")
 
 _TIMEOUT_S: Final = 5.0
 _MINUTE_S: Final = 60

@@ -4,11 +4,12 @@ import asyncio
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
 from protocol.clock import system_clock
+from workers.cli.examples import examples
 from workers.proxy.program import ListenError, run_proxy
 from workers.proxy.settings import (
     DEFAULT_CONFIG_PATH,
@@ -23,13 +24,17 @@ from workers.service.sdnotify import Notifier
 _EXIT_CANNOT_LISTEN = 1
 _EXIT_BAD_CONFIG = 2
 
+EPILOG: Final = examples(
+    "nitro-signer vsock-proxy 8000 kms.eu-central-1.amazonaws.com 443 --config vsock-proxy.yaml",
+    "nitro-signer vsock-proxy --config vsock-proxy.yaml",
+    note="Exit code 0 after SIGTERM; 1 when it cannot listen; 2 for a configuration that cannot be used.",
+)
+
 _TARGET_HELP = "LOCAL_PORT REMOTE_HOST REMOTE_PORT, or REMOTE_HOST REMOTE_PORT after --listen, or none: those of FILE."
 
 
 def vsock_proxy(
-    target: Annotated[
-        list[str] | None, typer.Argument(metavar="[LOCAL_PORT] REMOTE_HOST REMOTE_PORT", help=_TARGET_HELP)
-    ] = None,
+    target: Annotated[list[str] | None, typer.Argument(metavar="TARGET", help=_TARGET_HELP)] = None,
     *,
     ipv4: Annotated[bool, typer.Option("-4", "--ipv4", help="Connect to IPv4 addresses only.")] = False,
     ipv6: Annotated[bool, typer.Option("-6", "--ipv6", help="Connect to IPv6 addresses only.")] = False,

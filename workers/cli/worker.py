@@ -17,6 +17,7 @@ import typer
 
 from config.logging import configure_logging
 from protocol.clock import system_clock
+from workers.cli.examples import examples
 from workers.cli.settings import ConfigOption, load_or_fail, role_or_fail
 
 if TYPE_CHECKING:
@@ -29,9 +30,9 @@ if TYPE_CHECKING:
 
 EXIT_FAILED: Final = 1
 
-_EPILOG = (
+_NOTE = (
     "SIGTERM drains, a second one stops. Exit code 0: every message settled; 1: failed, or messages left to their "
-    "visibility timeout; 2: bad configuration; 3: crash loop. Example: nitro-signer worker {role} --config worker.toml"
+    "visibility timeout; 2: bad configuration; 3: crash loop."
 )
 
 app = typer.Typer(no_args_is_help=True, help="Run the worker processes of an instance.")
@@ -46,13 +47,13 @@ def worker() -> None:
     """Run worker processes: each takes jobs from its queue, has an enclave do them, and replies."""
 
 
-@app.command(epilog=_EPILOG.format(role="generate"))
+@app.command(epilog=examples("nitro-signer worker generate --config worker.toml", note=_NOTE))
 def generate(config: ConfigOption, group: ParentOption = None) -> None:
     """Make keys."""
     _run("generate", config, group)
 
 
-@app.command(epilog=_EPILOG.format(role="sign"))
+@app.command(epilog=examples("nitro-signer worker sign --config worker.toml", note=_NOTE))
 def sign(config: ConfigOption, group: ParentOption = None) -> None:
     """Sign messages."""
     _run("sign", config, group)

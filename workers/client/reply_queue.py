@@ -50,7 +50,7 @@ async def own_reply_queue(sqs: "SQSClient", settings: ClientSettings) -> AsyncGe
         detail = f"a reply queue cannot be made ({error}); name one as reply_queue_url"
         raise NoAnswerError(ErrorCode.QUEUE_UNAVAILABLE, detail) from error
     except (BotoCoreError, OSError) as error:  # TimeoutError is an OSError
-        detail = f"SQS cannot be reached: {error or type(error).__name__}"
+        detail = f"SQS cannot be reached: {str(error) or type(error).__name__}"
         raise NoAnswerError(ErrorCode.QUEUE_UNAVAILABLE, detail) from error
     try:
         yield made["QueueUrl"]

@@ -161,10 +161,10 @@ async def test_a_run_that_came_to_its_end_is_not_resumed(command: Command, sqs: 
     (command.folder / "jobs.jsonl").write_text(f"{job_line(1)}\n")
     assert (await command.run("jobs.jsonl"))[0] == 0
     code, _, error = await command.run("jobs.jsonl", "--resume")
-    assert (code, error) == (
-        2,
+    assert code == 2
+    assert error == (
         "enqueue file: no interrupted run of jobs.jsonl: jobs.jsonl.enqueue does not exist; "
-        "without --resume it begins anew\n",
+        "without --resume it begins anew\n"
     )
     assert len(sqs.bodies) == 1
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import typer
 from aiobotocore.session import get_session
 from click import unstyle
 from typer.testing import CliRunner
@@ -34,7 +35,7 @@ from workers.service.program import Surroundings, run_worker
 from workers.service.sdnotify import Notifier
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Sequence
+    from collections.abc import AsyncGenerator, Iterator, Sequence
 
 ROOT = Path(__file__).resolve().parents[3]
 MINISTACK_PYTHON = ROOT / ".venv-ministack" / "bin" / "python"
@@ -64,32 +65,26 @@ def run(*arguments: str) -> tuple[int, str, str]:
     return result.exit_code, result.stdout, result.stderr
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        [], ["worker"], ["worker", "generate"], ["worker", "sign"], ["enqueue"], ["enqueue", "generate"],
-        ["enqueue", "sign"], ["enqueue", "file"], ["replies"], ["status"], ["generate"], ["sign"], ["dlq"],
-        ["dlq", "list"], ["dlq", "show"], ["dlq", "redrive"], ["config"], ["config", "check"],
-        ["vsock-proxy"], ["attestation"],
-    ],
-)  # fmt: skip
-def test_every_command_has_help(command: list[str]) -> None:
-    """Help is there on every level."""
+def commands(group: Any = None, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Yield the path of every command, and whether it is a command or a group of some."""
+    node = typer.main.get_command(app) if group is None else group
+    children: dict[str, Any] = getattr(node, "commands", {})
+    yield path, "group" if children else "command"
+    for name, child in children.items():
+        yield from commands(child, (*path, name))
+
+
+@pytest.mark.parametrize(("command", "kind"), list(commands()))
+def test_every_command_has_help_with_an_example(command: tuple[str, ...], kind: str) -> None:
+    """On every level; what is no group shows how it is used, on a line that can be copied, and its exit codes."""
     code, output, _ = run(*command, "--help")
     assert code == 0
     assert "Usage: nitro-signer" in output
-
-
-@pytest.mark.parametrize(
-    "command",
-    [
-        ["worker", "sign"], ["enqueue", "sign"], ["enqueue", "file"], ["replies"], ["status"], ["generate"], ["sign"],
-        ["dlq", "list"], ["dlq", "show"], ["dlq", "redrive"], ["config", "check"],
-    ],
-)  # fmt: skip
-def test_help_has_an_example(command: list[str]) -> None:
-    """The commands of the first screen show how they are used."""
-    assert re.search("Examples?: nitro-signer", run(*command, "--help")[1])
+    if kind == "command":
+        example = re.search(r"^  Examples?:\n    \$ (.*)$", output, re.MULTILINE)
+        assert example
+        assert " ".join(("nitro-signer", *command)) in example[1]
+        assert re.search(r"\b[Ee]xit", output)
 
 
 async def test_help_loads_no_sdk() -> None:
@@ -139,6 +134,37 @@ def test_aws_that_refuses_is_one_line(config: str, command: Sequence[str], monke
     code, output, error = run(*command, "--config", config)
     assert (code, output) == (2, "")
     assert "Could not connect" in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["enqueue", "sign", "u1", "x"], ["enqueue", "file", "jobs.jsonl"], ["replies"], ["status"], ["dlq", "list"],
+        ["doctor"], ["key", "prove", "u1"], ["brakes", "show"],
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize(
+    ("variable", "value", "problem"),
+    [
+        ("AWS_ENDPOINT_URL", "nonsense", "Invalid endpoint: nonsense"),
+        ("AWS_PROFILE", "nobody", "The config profile (nobody) could not be found"),
+    ],
+)
+def test_an_sdk_that_is_set_up_wrongly_is_one_line(
+    config: str, command: Sequence[str], variable: str, value: str, problem: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the SDK does not like about a variable is said as it is, without a traceback."""
+    folder = Path(config).parent
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("HOME", str(folder))
+    for name, text in {**CREDENTIALS, variable: value}.items():
+        monkeypatch.setenv(name, text)
+    (folder / "jobs.jsonl").write_text('{"type": "sign", "userid": "u1", "message": "x"}\n')
+    Path(config).write_text(f'{CONFIG}\n[brakes]\ntable = "Brakes"\n')
+    code, output, error = run(*command, "--config", config)
+    assert (code, output) == (2, "")
+    assert error.endswith(f": {problem}\n")
     assert error.count("\n") == 1
 
 

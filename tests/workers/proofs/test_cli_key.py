@@ -134,7 +134,7 @@ def test_an_exported_key_verifies_offline(
     record, certificate = make_birth("u001")
     tables.put(record, certificate)
     out = tmp_path / "u001.json"
-    assert run("prove", "u001", "--out", str(out)) == (0, "", "")
+    assert run("prove", "u001", "--out", str(out)) == (0, f"1 key written to {out}\n", "")
     code, text, _ = run("verify", str(out), *trusted)
     assert code == 0
     lines = text.splitlines()
@@ -228,7 +228,9 @@ def test_a_whole_table_is_exported_page_by_page(
     for number in range(5):
         tables.put(*make_birth(f"u{number}"))
     out = tmp_path / "keys.jsonl"
-    assert run("prove", "--all", "--out", str(out)) == (0, "", "")
+    assert run("prove", "--all", "--out", str(out), "--json") == (
+        0, json.dumps({"file": str(out), "keys": 5, "complaints": 0}) + "\n", "",
+    )  # fmt: skip
     assert [KeyProof.from_line(line).userid for line in out.read_bytes().splitlines()] == ["u0", "u1", "u2", "u3", "u4"]
     assert tables.scans == 3
     assert run("verify", str(out), *trusted)[0] == 0
@@ -246,7 +248,9 @@ def test_an_interrupted_export_is_continued(
     whole = out.read_bytes()
     written = b"".join(whole.splitlines(keepends=True)[:lines])
     out.write_bytes(written[: len(written) - cut_bytes])
-    assert run("prove", "--all", "--out", str(out), "--resume") == (0, "", "")
+    code, text, complaint = run("prove", "--all", "--out", str(out), "--resume")
+    assert (code, complaint) == (0, "")
+    assert text.endswith(f" written to {out}\n")
     assert out.read_bytes() == whole
 
 
