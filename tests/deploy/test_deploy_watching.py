@@ -13,6 +13,8 @@ from tests.deploy.log_events import events_in_code
 from tests.deploy.template import ROOT, Rendered
 from tests.deploy.test_deploy_policies import SERVICE
 from workers.proxy.metrics import NAMESPACE, DestinationMetrics, embedded_metrics
+from workers.service import telemetry
+from workers.stage_times import Stage
 
 DOCS = ROOT / "docs"
 
@@ -58,6 +60,43 @@ def proxy_metrics() -> set[str]:
     return {metric["Name"] for metric in line["_aws"]["CloudWatchMetrics"][0]["Metrics"]}
 
 
+def worker_metrics() -> set[str]:
+    """Return the names of the embedded metrics of a worker."""
+    snapshot = telemetry.Snapshot(
+        answered=0,
+        failures={},
+        settled={},
+        record_cache_hits=0,
+        record_cache_misses=0,
+        in_flight=0,
+        credentials_left_s=1.0,
+        times_ms={stage: [1.0] for stage in Stage},
+        enclaves={},
+    )
+    line = json.loads(telemetry.WorkerReport("sign").take(snapshot, 0))
+    return {metric["Name"] for metric in line["_aws"]["CloudWatchMetrics"][0]["Metrics"]}
+
+
+def all_metrics(service: Rendered) -> dict[str, set[str]]:
+    """Return our metrics by namespace."""
+    return {"NitroSigner": made_metrics(service), NAMESPACE: proxy_metrics(), telemetry.NAMESPACE: worker_metrics()}
+
+
+def test_metrics_of_a_worker() -> None:
+    """The documented metrics of a worker are those that it writes; one for each error code stands as one line."""
+    codes = {f"Failed_{code}" for code in ErrorCode}
+    assert worker_metrics() >= codes
+    assert set(table("Metrics of a worker")) == worker_metrics() - codes | {"Failed_CODE"}
+
+
+def test_metrics_of_the_proxy() -> None:
+    """The documented metrics of the proxy are those that it writes."""
+    text = (DOCS / "vsock-proxy.md").read_text()
+    section = text[text.index("\n## Metrics\n") : text.index("\n## Compared\n")]
+    rows = re.findall(r"^\| (`.*?`) \|", section, re.MULTILINE)
+    assert {name for row in rows for name in re.findall(r"`(\w+)`", row)} == proxy_metrics()
+
+
 def test_filters_look_for_what_is_written(service: Rendered) -> None:
     """Every pattern asks for an event of the code, by fields that exist, with codes and reasons of the closed sets."""
     known = {
@@ -77,7 +116,7 @@ def test_filters_look_for_what_is_written(service: Rendered) -> None:
 
 def test_alarms_watch_metrics_that_exist(service: Rendered) -> None:
     """An alarm on a metric of ours names one that is made; each alarm has its section in the runbook."""
-    ours = {"NitroSigner": made_metrics(service), NAMESPACE: proxy_metrics()}
+    ours = all_metrics(service)
     alarms = service.of_type("AWS::CloudWatch::Alarm")
     for name, body in alarms.items():
         if body.get("Namespace") in ours:
@@ -102,7 +141,7 @@ def test_dashboard(service: Rendered) -> None:
     """The dashboard is JSON, and its widgets show metrics that exist."""
     (dashboard,) = service.of_type("AWS::CloudWatch::Dashboard").values()
     body = json.loads(dashboard["DashboardBody"])
-    ours = {"NitroSigner": made_metrics(service), NAMESPACE: proxy_metrics()}
+    ours = all_metrics(service)
     shown: set[str] = set()
     for widget in body["widgets"]:
         for namespace, metric in dashboard_metrics(widget["properties"]["metrics"]):
@@ -112,6 +151,8 @@ def test_dashboard(service: Rendered) -> None:
             else:
                 assert namespace in {"AWS/SQS", "AWS/AutoScaling"}
     assert made_metrics(service) <= shown
+    by_code = {f"Failed_{code}" for code in ErrorCode}
+    assert worker_metrics() - by_code - {"InFlight", "EnclaveSignatures", "EnclaveKeys"} <= shown
 
 
 def test_queries_ask_for_fields_that_exist(service: Rendered) -> None:

@@ -81,6 +81,7 @@ def _run_logged(work: "Coroutine[Any, Any, int]") -> int:
 
 async def _member(role: "WorkerRole", settings: "WorkerSettings", group: int) -> int:
     from workers.service.parent_death import drain_with_parent
+    from workers.service.process_group import PROCESS_VARIABLE
     from workers.service.program import Surroundings, run_worker
     from workers.service.sdnotify import Notifier
 
@@ -90,6 +91,8 @@ async def _member(role: "WorkerRole", settings: "WorkerSettings", group: int) ->
         uniform=secrets.SystemRandom().random,
         notifier=notifier,
         tell_health=lambda health: notifier.health(health.model_dump_json()),
+        write_line=_write_line,
+        reports_enclaves=os.environ.get(PROCESS_VARIABLE) == "0",
     )
     drain_with_parent(group)
     return 0 if await run_worker(role, settings, surroundings) else EXIT_FAILED
@@ -107,6 +110,7 @@ async def _single(role: "WorkerRole", settings: "WorkerSettings", chosen: "RoleS
         uniform=secrets.SystemRandom().random,
         notifier=Notifier.from_environment(os.environ),
         tell_health=lambda health: board.note(0, health, time.monotonic()),
+        write_line=_write_line,
     )
     async with serve_health(board, chosen.health_port, role=role, clock=time.monotonic):
         return 0 if await run_worker(role, settings, surroundings) else EXIT_FAILED
@@ -139,6 +143,11 @@ async def _group(role: "WorkerRole", chosen: "RoleSettings", config: "Path") -> 
     with stop_signals(stop):
         async with serve_health(board, chosen.health_port, role=role, clock=time.monotonic):
             return await group.run(stop)
+
+
+def _write_line(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
 
 
 def _longest_poll_s(engine: "EngineSettings") -> float:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Protocol
 from aiobotocore.session import AioSession
 from pydantic import ValidationError
 
+from protocol.clock import Clock
 from protocol.messages import SetCredentials
 
 if TYPE_CHECKING:
@@ -29,6 +30,15 @@ class CredentialSource(Protocol):
             NoCredentialsError: none can be had.
         """
         ...
+
+
+async def seconds_left(source: CredentialSource, clock: Clock) -> float | None:
+    """Return the seconds until the credentials expire: 0 when there are none, None when they do not expire."""
+    try:
+        expires_at_s = (await source.current()).expires_at_s
+    except NoCredentialsError:
+        return 0.0
+    return None if expires_at_s is None else max(0.0, expires_at_s - clock())
 
 
 class SdkCredentials:

@@ -19,6 +19,7 @@ from protocol.messages import EnclaveFacts, HelloResult, NotReadyReason, Role, S
 from protocol.version import SOFTWARE
 from workers.collector import Collector, fallible_collector
 from workers.enclaves.calls import ENVELOPE_BYTES, FromEnclave, ItemT, Operation, ValueT
+from workers.enclaves.counts import EnclaveCounts
 from workers.enclaves.credentials import CredentialSource, NoCredentialsError
 from workers.enclaves.events import event_relay
 from workers.lifecycle import full_jitter_ceiling
@@ -49,6 +50,7 @@ class EnclaveLink(Generic[ItemT, ValueT]):
         address: where it listens.
         in_flight: items that it has not answered.
         facts: what it said of itself when it was last met; None before.
+        counts: what it had counted when it was last asked; None before.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class EnclaveLink(Generic[ItemT, ValueT]):
         self.address = address
         self.in_flight = 0
         self.facts: EnclaveFacts | None = None
+        self.counts: EnclaveCounts | None = None
         self._operation = operation
         self._settings = settings
         self._credentials = credentials
@@ -200,6 +203,7 @@ class EnclaveLink(Generic[ItemT, ValueT]):
         if status.ready and channel.hello.enclave.module_id is None:
             raise SignerError(ErrorCode.NOT_READY, "met while it started: its facts are asked for again")
         self._failures = 0
+        self.counts = EnclaveCounts(channel.hello.enclave.instance, status.counters)
         self._set_ready(is_ready=status.ready, reason=status.reason)
 
     def _set_ready(self, *, is_ready: bool, reason: NotReadyReason | None) -> None:

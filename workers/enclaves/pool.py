@@ -7,7 +7,7 @@ keys are cached once and not in every process.
 import asyncio
 import contextlib
 import zlib
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from functools import partial
 from typing import Final, Generic
 
@@ -16,8 +16,10 @@ from protocol.address import Address
 from protocol.errors import ErrorCode, SignerError
 from protocol.messages import HelloResult
 from workers.enclaves.calls import FromEnclave, ItemT, Operation, ValueT
+from workers.enclaves.counts import EnclaveCounts
 from workers.enclaves.credentials import CredentialSource
 from workers.enclaves.link import EnclaveLink
+from workers.stage_times import Stage, StageTimes
 
 MAX_PROCESSES: Final = 64
 """Of one enclave, as its configuration allows; one that claims more is not followed."""
@@ -75,8 +77,9 @@ class Enclave(Generic[ItemT, ValueT]):
 class EnclavePool(Generic[ItemT, ValueT]):
     """The enclaves of one role. Made by `open_enclave_pool`. It is a gate: open while any process is ready."""
 
-    def __init__(self, operation: Operation[ItemT, ValueT], settings: EnclaveClientSettings) -> None:
+    def __init__(self, operation: Operation[ItemT, ValueT], settings: EnclaveClientSettings, times: StageTimes) -> None:
         self.enclaves: list[Enclave[ItemT, ValueT]] = []
+        self._times = times
         self._operation = operation
         self._settings = settings
         self._open = asyncio.Event()
@@ -92,6 +95,11 @@ class EnclavePool(Generic[ItemT, ValueT]):
             self._open.clear()
             await self._open.wait()
 
+    def counts(self) -> Mapping[str, EnclaveCounts]:
+        """Return what each process had counted when it was last asked, by its address."""
+        links = [link for enclave in self.enclaves for link in enclave.links]
+        return {str(link.address): link.counts for link in links if link.counts is not None}
+
     def notice(self) -> None:
         """Look again who is ready."""
         if self.is_open:
@@ -105,10 +113,13 @@ class EnclavePool(Generic[ItemT, ValueT]):
         results: list[FromEnclave[ValueT] | SignerError] = [SignerError(ErrorCode.ENCLAVE_UNAVAILABLE)] * len(items)
 
         async def one(link: EnclaveLink[ItemT, ValueT], places: Sequence[int]) -> None:
+            started_at = loop.time()
             answers = await link.submit([items[place] for place in places])
+            self._times.add(Stage.ENCLAVE, loop.time() - started_at)
             for place, answer in zip(places, answers, strict=True):
                 results[place] = answer
 
+        loop = asyncio.get_running_loop()
         routes = self._route(items)
         async with asyncio.TaskGroup() as group:
             for link, places in routes.items():
@@ -141,6 +152,7 @@ async def open_enclave_pool(
     *,
     kms_key_arn: str | None,
     uniform: Callable[[], float],
+    times: StageTimes | None = None,
 ) -> AsyncGenerator[EnclavePool[ItemT, ValueT], None]:
     """Keep connections to all enclaves until the end. It does not wait for any: see `wait_open`.
 
@@ -151,8 +163,9 @@ async def open_enclave_pool(
         credentials: what is lent to each of them.
         kms_key_arn: the only KMS key whose enclaves are talked to; None for any.
         uniform: returns a random number in [0, 1), for pauses only.
+        times: takes how long enclaves took; None when nobody asks.
     """
-    pool = EnclavePool(operation, settings)
+    pool = EnclavePool(operation, settings, times or StageTimes())
     async with asyncio.TaskGroup() as group:
 
         def make_link(address: Address, on_hello: Callable[[HelloResult], None]) -> EnclaveLink[ItemT, ValueT]:

@@ -26,6 +26,16 @@ class KeyStore:
             self._read, group, max_items=MAX_BATCH_KEYS, wait_s=settings.collect_ms / 1000
         )
 
+    @property
+    def cache_hits(self) -> int:
+        """How many records were found in the cache."""
+        return self._cache.hits
+
+    @property
+    def cache_misses(self) -> int:
+        """How many were not."""
+        return self._cache.misses
+
     async def get(self, userids: Iterable[str]) -> dict[str, KeyRecord | SignerError]:
         """Return for each user id its record or why there is none. Raises nothing.
 
@@ -123,10 +133,15 @@ class _RecordCache:
     def __init__(self, max_records: int) -> None:
         self._max_records = max_records
         self._records: OrderedDict[str, KeyRecord] = OrderedDict()
+        self.hits = 0
+        self.misses = 0
 
     def get(self, userid: str) -> KeyRecord | None:
         record = self._records.get(userid)
-        if record is not None:
+        if record is None:
+            self.misses += 1
+        else:
+            self.hits += 1
             self._records.move_to_end(userid)
         return record
 

@@ -1,47 +1,14 @@
-"""Counters and latencies of one destination, as CloudWatch embedded metrics and as a health line.
+"""Counters and latencies of one destination, as CloudWatch embedded metrics and as a health line."""
 
-Format: "Specification: Embedded metric format", Amazon CloudWatch User Guide. One JSON object a line on standard
-output; the CloudWatch agent or the log driver turns it into metrics without an API call.
-"""
-
-import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from workers.embedded_metrics import LatencySample, embedded_line
 from workers.proxy.causes import ConnectFailure, Refusal, RelayEnd
 from workers.proxy.relay import ByteCount
 
 NAMESPACE = "NitroSigner/VsockProxy"
-
-_MAX_VALUES = 100
-"""The specification allows 100 values in the array of one metric."""
-
-
-class LatencySample:
-    """At most 100 values of an interval, spread evenly over it: when full, every second one goes and half are taken."""
-
-    def __init__(self) -> None:
-        self._stride = 1
-        self._seen = 0
-        self.values: list[float] = []
-
-    def add(self, value: float) -> None:
-        """Take note of one value."""
-        if self._seen % self._stride == 0:
-            if len(self.values) == _MAX_VALUES:
-                self.values = self.values[::2]
-                self._stride *= 2
-            if self._seen % self._stride == 0:
-                self.values.append(value)
-        self._seen += 1
-
-    def percentile(self, percent: int) -> float | None:
-        """Return the nearest-rank percentile of the sample, or None of an empty one."""
-        if not self.values:
-            return None
-        rank = -(-len(self.values) * percent // 100)
-        return sorted(self.values)[max(rank, 1) - 1]
 
 
 @dataclass(slots=True)
@@ -113,15 +80,9 @@ def embedded_metrics(
 ) -> str:
     """Return one line of the embedded metric format, without its line end."""
     units = {name: "Bytes" if name.startswith("Bytes") else "Count" for name in interval}
-    values: dict[str, int | list[float]] = {**interval, "Open": open_now}
+    values: dict[str, int | float | list[float]] = {**interval, "Open": open_now}
     units["Open"] = "Count"
     if connect_ms:
         values["ConnectTime"] = connect_ms
         units["ConnectTime"] = "Milliseconds"
-    directive = {
-        "Namespace": NAMESPACE,
-        "Dimensions": [["Destination"]],
-        "Metrics": [{"Name": name, "Unit": unit} for name, unit in units.items()],
-    }
-    root = {"Timestamp": int(now_s * 1000), "CloudWatchMetrics": [directive]}
-    return json.dumps({"_aws": root, "Destination": destination, **values}, separators=(",", ":"))
+    return embedded_line(NAMESPACE, {"Destination": destination}, units, values, now_s)

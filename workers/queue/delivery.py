@@ -36,6 +36,8 @@ class Delivery:
     """One message under one receipt handle. Never logged whole: it has the body and the handle."""
 
     life: Life
+    arrived_at: float
+    """By the engine's clock."""
     message_id: str
     receipt_handle: str = field(repr=False)
     body: str = field(repr=False)
@@ -88,6 +90,7 @@ class MessageReader:
                 job = parsed
         return Delivery(
             life=Life(self._policy, receive_count, now),
+            arrived_at=now,
             message_id=message_id,
             receipt_handle=message["ReceiptHandle"],
             body=body,

@@ -8,7 +8,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
@@ -28,9 +28,18 @@ from workers.queue.slots import Slots
 from workers.queue.sqs import SqsCalls, queue_name
 from workers.queue.stopping import InterruptedWaitError, Interrupts, Stop
 from workers.queue.visibility import VisibilityKeeper
+from workers.stage_times import Stage, StageTimes
 
 if TYPE_CHECKING:
     from types_aiobotocore_sqs import SQSClient
+
+_STAGES: Final = {
+    Action.WORK: Stage.WORK,
+    Action.REPLY: Stage.REPLY,
+    Action.COPY: Stage.COPY,
+    Action.DELETE: Stage.DELETE,
+    Action.RELEASE: Stage.RELEASE,
+}
 
 log = structlog.get_logger()
 
@@ -72,6 +81,7 @@ class Engine:
         clock: Clock,
         uniform: Callable[[], float],
         gate: Gate | None = None,
+        times: StageTimes | None = None,
     ) -> None:
         calls = SqsCalls(client, settings.call_timeout_s)
         self._settings = settings
@@ -79,6 +89,7 @@ class Engine:
         self._clock = clock
         self._uniform = uniform
         self._gate = gate or AllOpen()
+        self._times = times or StageTimes()
         self._group = asyncio.TaskGroup()
         self._slots = Slots(settings.slots, settings.slot_linger_ms / 1000)
         self._ledger = Ledger(self._concluded)
@@ -194,7 +205,13 @@ class Engine:
             await asyncio.sleep(
                 self._uniform() * full_jitter_ceiling(self._settings.call_backoff_ms / 1000, cap_s, tries)
             )
-        return await self._carry_out[action](deliveries)
+        started_at = self._clock()
+        events = await self._carry_out[action](deliveries)
+        ended_at = self._clock()
+        self._times.add(_STAGES[action], ended_at - started_at)
+        if action is Action.DELETE and events[0] is Event.DONE:
+            self._times.add(Stage.JOB, ended_at - deliveries[0].arrived_at)
+        return events
 
     async def _work(self, deliveries: Sequence[Delivery]) -> Sequence[Event]:
         jobs = [delivery.job for delivery in deliveries if delivery.job is not None]

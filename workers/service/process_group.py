@@ -27,6 +27,9 @@ from workers.queue.stopping import Stop
 from workers.service.health import HealthBoard, ProcessHealth
 from workers.service.sdnotify import HEALTH_FIELD, Notifier
 
+PROCESS_VARIABLE: Final = "WORKER_PROCESS"
+"""Tells a process which one of its group it is, from 0."""
+
 EXIT_UNSETTLED: Final = 1
 EXIT_CRASH_LOOP: Final = 3
 """Processes of the group end faster than restarting them makes sense."""
@@ -149,6 +152,7 @@ class ProcessGroup:
             *self._settings.command,
             env={
                 **self._settings.environ,
+                PROCESS_VARIABLE: str(index),
                 "NOTIFY_SOCKET": str(socket_path),
                 "WATCHDOG_USEC": str(int(_HUNG_AFTER_S * 1_000_000)),
             },

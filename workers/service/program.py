@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import signal
 import time
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,7 +17,8 @@ from protocol.version import SOFTWARE
 from workers.aws import dynamodb_client, sqs_client
 from workers.brakes import BrakedSigners, Freezes, PauseSwitch, RateLimit, Signers
 from workers.enclaves.calls import GENERATE, SIGN
-from workers.enclaves.credentials import CredentialSource, NoCredentialsError, SdkCredentials
+from workers.enclaves.counts import EnclaveCounts
+from workers.enclaves.credentials import CredentialSource, SdkCredentials, seconds_left
 from workers.enclaves.pool import open_enclave_pool
 from workers.generate import GenerateHandler
 from workers.keys.dynamodb import DynamoDbCalls
@@ -27,8 +28,10 @@ from workers.queue.gate import AllOpen, Gate
 from workers.queue.outcome import JobHandler
 from workers.queue.stopping import Stop
 from workers.service.health import REPORT_INTERVAL_S, ProcessHealth
+from workers.service.reporting import Reporter, Sources
 from workers.service.sdnotify import Notifier
 from workers.sign import SignHandler
+from workers.stage_times import StageTimes
 
 _MAX_STORE_CONNECTIONS: Final = 64
 """Reads are collected a hundred at a time; only generate jobs, which are rare, have calls of their own."""
@@ -36,8 +39,8 @@ _MAX_STORE_CONNECTIONS: Final = 64
 log = structlog.get_logger()
 
 
-def _tell_nobody(_health: ProcessHealth) -> None:
-    """Say nothing: nobody asks for the health of this process."""
+def _tell_nobody(_: ProcessHealth | str) -> None:
+    """Say nothing: nobody asks for the health or the metrics of this process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,10 @@ class Surroundings:
     notifier: Notifier
     tell_health: Callable[[ProcessHealth], None] = _tell_nobody
     """Takes a report every few seconds."""
+    write_line: Callable[[str], object] = _tell_nobody
+    """Takes a line of embedded metrics a minute."""
+    reports_enclaves: bool = True
+    """Whether the enclaves' own counts are in it: one process of an instance reports them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +67,8 @@ class _Parts:
     handler: JobHandler
     enclaves: Gate
     """Open while any enclave is up."""
+    store: KeyStore
+    enclave_counts: Callable[[], Mapping[str, EnclaveCounts]]
     pause: PauseSwitch | None = None
 
 
@@ -74,6 +83,7 @@ async def run_worker(role: WorkerRole, settings: WorkerSettings, surroundings: S
     session.set_config_variable("region", settings.region)
     credentials = SdkCredentials(session)
     stop = Stop()
+    times = StageTimes()
     with stop_signals(stop):
         async with (
             sqs_client(
@@ -82,7 +92,7 @@ async def run_worker(role: WorkerRole, settings: WorkerSettings, surroundings: S
                 read_timeout_s=engine_settings.wait_time_s + engine_settings.call_timeout_s,
             ) as sqs,
             _open_dynamodb(session, settings, connections=min(engine_settings.slots, _MAX_STORE_CONNECTIONS)) as calls,
-            _open_parts(role, settings, calls, credentials, surroundings) as parts,
+            _open_parts(role, settings, calls, credentials, surroundings, times) as parts,
         ):
             engine = Engine(
                 engine_settings,
@@ -91,10 +101,20 @@ async def run_worker(role: WorkerRole, settings: WorkerSettings, surroundings: S
                 clock=time.monotonic,
                 uniform=surroundings.uniform,
                 gate=AllOpen([gate for gate in (parts.enclaves, parts.pause) if gate is not None]),
+                times=times,
             )
+            sources = Sources(
+                engine=engine,
+                store=parts.store,
+                times=times,
+                credentials=credentials,
+                enclaves=parts.enclave_counts if surroundings.reports_enclaves else None,
+            )
+            reporter = Reporter(role, sources, clock=surroundings.clock, write_line=surroundings.write_line)
             log.info("worker_started", software=SOFTWARE)
-            async with _attended(surroundings, engine, parts, credentials, stop):
+            async with _attended(surroundings, engine, parts, credentials, reporter, stop):
                 await engine.run(stop)
+            await reporter.write()
     left = engine.status.in_flight
     log.info("worker_ended", in_flight=left)
     return left == 0
@@ -131,6 +151,7 @@ async def _open_parts(
     calls: DynamoDbCalls,
     credentials: CredentialSource,
     surroundings: Surroundings,
+    times: StageTimes,
 ) -> AsyncGenerator[_Parts, None]:
     """Open the enclaves of a role, its key store and its brakes."""
     addresses, uniform = settings.role(role).enclaves, surroundings.uniform
@@ -138,16 +159,29 @@ async def _open_parts(
         store = KeyStore(calls, settings.store, group)
         if role == "generate":
             async with open_enclave_pool(
-                addresses, GENERATE, settings.enclave, credentials, kms_key_arn=settings.kms_key_arn, uniform=uniform
+                addresses,
+                GENERATE,
+                settings.enclave,
+                credentials,
+                kms_key_arn=settings.kms_key_arn,
+                uniform=uniform,
+                times=times,
             ) as generators:
-                yield _Parts(GenerateHandler(store, generators, surroundings.clock), generators)
+                handler = GenerateHandler(store, generators, surroundings.clock)
+                yield _Parts(handler, generators, store, generators.counts)
             return
         async with open_enclave_pool(
-            addresses, SIGN, settings.enclave, credentials, kms_key_arn=settings.kms_key_arn, uniform=uniform
+            addresses,
+            SIGN,
+            settings.enclave,
+            credentials,
+            kms_key_arn=settings.kms_key_arn,
+            uniform=uniform,
+            times=times,
         ) as signers:
             braked = _brake(signers, settings.brakes, calls, group)
             async with _open_pause(settings.brakes, calls) as pause:
-                yield _Parts(SignHandler(store, braked), signers, pause)
+                yield _Parts(SignHandler(store, braked), signers, store, signers.counts, pause)
 
 
 def _brake(signers: Signers, brakes: BrakeSettings, calls: DynamoDbCalls, group: asyncio.TaskGroup) -> BrakedSigners:
@@ -175,7 +209,12 @@ async def _open_pause(brakes: BrakeSettings, calls: DynamoDbCalls) -> AsyncGener
 
 @contextlib.asynccontextmanager
 async def _attended(
-    surroundings: Surroundings, engine: Engine, parts: _Parts, credentials: CredentialSource, stop: Stop
+    surroundings: Surroundings,
+    engine: Engine,
+    parts: _Parts,
+    credentials: CredentialSource,
+    reporter: Reporter,
+    stop: Stop,
 ) -> AsyncGenerator[None, None]:
     """Tell systemd how it goes: alive all the time, ready once an enclave is, stopping when a drain begins."""
     notifier = surroundings.notifier
@@ -196,7 +235,7 @@ async def _attended(
             await asyncio.sleep(REPORT_INTERVAL_S)
 
     async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(part()) for part in (notifier.keep_alive, tell, tell_end, tell_health)]
+        tasks = [group.create_task(part()) for part in (notifier.keep_alive, tell, tell_end, tell_health, reporter.run)]
         yield
         for task in tasks:
             task.cancel()
@@ -204,16 +243,11 @@ async def _attended(
 
 async def _health(engine: Engine, parts: _Parts, credentials: CredentialSource, clock: Clock) -> ProcessHealth:
     status = engine.status
-    try:
-        expires_at_s = (await credentials.current()).expires_at_s
-        left_s = None if expires_at_s is None else max(0.0, expires_at_s - clock())
-    except NoCredentialsError:
-        left_s = 0.0
     return ProcessHealth(
         enclave_up=parts.enclaves.is_open,
         paused=parts.pause is not None and not parts.pause.is_open,
         draining=status.draining,
         in_flight=status.in_flight,
         last_poll_age_s=round(status.last_poll_age_s, 3),
-        credentials_left_s=left_s,
+        credentials_left_s=await seconds_left(credentials, clock),
     )

@@ -280,7 +280,8 @@ async def test_a_worker_process_does_jobs_from_queue_to_reply(stack: Stack) -> N
         signed = json.loads(line)
         assert (signed["job_id"], signed["verified"]) == (sent["message_id"], True)
         assert signed["publickey"] == reply["publickey"]
-        logs = [await stopped(worker) for worker in workers]
+        lines = [await stopped(worker) for worker in workers]
+    logs = [[line for line in part if "_aws" not in line] for part in lines]
     assert [log[-1]["event"] for log in logs] == ["worker_ended", "worker_ended"]
     assert [log[0]["role"] for log in logs] == ["generate-worker", "sign-worker"]
     assert [entry["digest"] for entry in logs[1] if entry["event"] == "signature_made"] == [
@@ -289,6 +290,13 @@ async def test_a_worker_process_does_jobs_from_queue_to_reply(stack: Stack) -> N
     for entry in (*logs[0], *logs[1]):
         assert entry.keys() <= FIELDS.keys()
         assert "dropped_fields" not in entry
+    (generate,), (sign,) = ([line for line in part if "_aws" in line] for part in lines)
+    for metrics, role in ((generate, "generate"), (sign, "sign")):
+        assert (metrics["Role"], metrics["Answered"], metrics["Failed"], metrics["Settled_deleted"]) == (role, 1, 0, 1)
+        assert (metrics["InFlight"], metrics["KmsCalls"], metrics["KeyCacheEntries"]) == (0, 0, 1)
+        for stage in ("WorkTime", "EnclaveTime", "ReplyTime", "DeleteTime", "JobTime"):
+            assert metrics[stage][0] >= 0, stage
+    assert (sign["RecordCacheHits"], sign["RecordCacheMisses"]) == (0, 1)
 
 
 async def test_a_worker_tells_systemd_how_it_goes(
@@ -362,7 +370,7 @@ async def test_a_worker_without_an_enclave_waits_and_drains(stack: Stack) -> Non
         while b"enclave_unreachable" not in await worker.stdout.readline():
             pass
     logs = await stopped(worker)
-    assert not [line for line in logs if line["event"] == "job_failed"]
+    assert not [line for line in logs if line.get("event") == "job_failed"]
 
 
 async def test_a_second_signal_stops(stack: Stack) -> None:

@@ -5,8 +5,9 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
+from workers.embedded_metrics import LatencySample
 from workers.proxy.causes import ConnectFailure, Refusal, RelayEnd
-from workers.proxy.metrics import DestinationMetrics, IntervalReport, LatencySample
+from workers.proxy.metrics import DestinationMetrics, IntervalReport
 from workers.proxy.quiet import QuietLog
 
 

@@ -102,6 +102,7 @@ def _delivery(body: str, attributes: dict[str, AttributeValue]) -> Delivery:
     )
     return Delivery(
         life=Life(policy, 1, 0.0),
+        arrived_at=0.0,
         message_id="m-1",
         receipt_handle="h-1",
         body=body,

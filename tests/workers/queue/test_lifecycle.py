@@ -49,6 +49,7 @@ class Message:
 def _delivery(message: Message, policy: Policy, now: float) -> Delivery:
     return Delivery(
         life=Life(policy, message.receive_count, now),
+        arrived_at=now,
         message_id=f"m-{message.number}",
         receipt_handle=f"h-{message.number}-{message.receive_count}",
         body="",
