@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 PIP_FLAGS := --disable-pip-version-check --no-input --quiet
 CODE := config enclave local protocol workers tests
 
-.PHONY: help setup setup-dev check test test-servers demo docs bench fuzz chaos lock format clean
+.PHONY: help setup setup-dev check test test-servers demo docs bench fuzz soak chaos lock format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -55,8 +55,9 @@ $(CHECKOV_VENV)/.installed: requirements-checkov.lock
 	@$(CHECKOV_VENV)/bin/python -m pip install $(PIP_FLAGS) --no-compile --no-deps --require-hashes -r requirements-checkov.lock
 	@touch $@
 
-test: setup-dev $(CHECKOV_VENV)/.installed ## all tests, with coverage
+test: setup-dev $(CHECKOV_VENV)/.installed ## all tests, with coverage, which must not fall below what is promised
 	$(BIN)/pytest --cov --cov-report=term
+	$(BIN)/python -m tests.coverage_gate
 
 $(VENV)/.fuzz: $(VENV)/.dev requirements-fuzz.lock
 	@$(BIN)/python -m pip install $(PIP_FLAGS) --only-binary :all: --no-deps --require-hashes -r requirements-fuzz.lock \
@@ -85,6 +86,11 @@ docs: $(DOCS_VENV)/.installed ## build the pages of docs/ into build/site; a bro
 MINUTES ?= 10
 fuzz: setup-dev $(VENV)/.fuzz ## fuzz the parsers of hostile input for MINUTES minutes, guided by coverage where atheris is installed
 	$(BIN)/python -m tests.fuzz --minutes $(MINUTES)
+
+REQUESTS ?= 100000
+soak: setup ## sign REQUESTS times through one enclave, with the key cache and without, and watch its memory
+	$(BIN)/python -m benchmarks.soak --requests $(REQUESTS)
+	$(BIN)/python -m benchmarks.soak --requests $(REQUESTS) --no-cache
 
 chaos: setup-dev ## break the service for MINUTES minutes and check it; SEED=… repeats a plan, JOBS=… says how many
 	$(BIN)/python -m tests.chaos --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(if $(JOBS),--jobs $(JOBS))

@@ -103,8 +103,8 @@ class EnclaveConfig(StrictModel):
             raise ValueError(f"kms_key_arn: {error}") from error
         if _HOST.fullmatch(self.kms_host) is None:
             raise ValueError("kms_host: a host name in lower case, without scheme and port")
-        if "BEGIN CERTIFICATE" not in self.kms_ca_pem:
-            raise ValueError("kms_ca_pem: at least one certificate in PEM form")
+        if "BEGIN CERTIFICATE" not in self.kms_ca_pem or not self.kms_ca_pem.isascii():
+            raise ValueError("kms_ca_pem: at least one certificate in PEM form, and ASCII only, its comments too")
         if self.attestation.recipient_key_ttl_s < self.attestation.document_ttl_s:
             raise ValueError("attestation.recipient_key_ttl_s: at least attestation.document_ttl_s")
         return self

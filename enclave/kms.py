@@ -9,6 +9,7 @@ import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from typing import Any, Final
 
+import structlog
 from aiobotocore.config import AioConfig
 from aiobotocore.session import get_session
 from botocore.exceptions import BotoCoreError, ClientError
@@ -17,11 +18,13 @@ from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait
 from config.enclave import EnclaveConfig
 from enclave.cms import EnvelopeError, open_envelope, wipe
 from enclave.credentials import CredentialStore
+from enclave.http_session import KmsHttpSession
 from enclave.memory_file import MemoryFile
 from enclave.nsm_codec import NsmError
 from enclave.proxy_socket import connector_args
 from enclave.recipient import Recipient, RecipientSource
 from protocol.errors import ErrorCode, SignerError
+from protocol.messages import MAX_ENCRYPTED_DATA_KEY_BYTES
 
 DATA_KEY_BYTES: Final = 32
 MAX_RANDOM_BYTES: Final = 1024
@@ -35,6 +38,8 @@ _ATTEMPTS: Final = 4
 _KEEPALIVE_S: Final = 60.0
 _POOL_CONNECTIONS: Final = 32
 """Calls to KMS at once; `asyncio` tasks beyond it wait for a connection."""
+
+_log = structlog.get_logger()
 
 _CODES: Final[Mapping[str, ErrorCode]] = {
     "AccessDeniedException": ErrorCode.KMS_DENIED,
@@ -87,7 +92,11 @@ class KmsClient:
             EncryptionContext=context,
         )
         self._require_own_key(answer, plaintext)
-        return answer["CiphertextBlob"], _of_length(plaintext, DATA_KEY_BYTES)
+        encrypted_data_key = answer.get("CiphertextBlob")
+        if not encrypted_data_key or len(encrypted_data_key) > MAX_ENCRYPTED_DATA_KEY_BYTES:
+            wipe(plaintext)
+            raise SignerError(ErrorCode.KMS_BAD_ANSWER)
+        return encrypted_data_key, _of_length(plaintext, DATA_KEY_BYTES)
 
     async def decrypt(self, encrypted_data_key: bytes, context: Mapping[str, str]) -> bytearray:
         """Return the plain data key, in a buffer that the caller wipes."""
@@ -141,6 +150,11 @@ class KmsClient:
             raise SignerError(code) from error
         except (TimeoutError, BotoCoreError, OSError) as error:
             raise SignerError(ErrorCode.KMS_UNAVAILABLE) from error
+        except (
+            Exception
+        ) as error:  # botocore's parser raises ValueError, TypeError and more on an answer of another form
+            _log.error("kms_answer_unreadable", error_type=type(error).__name__)
+            raise SignerError(ErrorCode.KMS_BAD_ANSWER) from error
         return answer, _open(answer, recipient)
 
     async def _recipient(self) -> Recipient:
@@ -196,6 +210,7 @@ async def open_kms(
     options = AioConfig(
         region_name=config.region,
         connector_args=connector_args(config.kms_proxy, keepalive_s=_KEEPALIVE_S),
+        http_session_cls=KmsHttpSession,
         proxies={},
         ignore_configured_endpoint_urls=True,
         max_pool_connections=_POOL_CONNECTIONS,

@@ -64,6 +64,7 @@ def test_what_decides_security_has_no_default(missing: str) -> None:
         ({"kms_host": "kms:443"}, "", "kms_host"),
         ({"kms_ca_pem": "none"}, "", "kms_ca_pem"),
         ({"kms_ca_pem": ""}, "", "kms_ca_pem"),
+        ({"kms_ca_pem": "# Autorité -----BEGIN CERTIFICATE-----"}, "", "ASCII"),
         ({"kms_proxy": "tcp://x"}, "", "kms_proxy"),
         ({"kms_proxy": 5}, "", "kms_proxy"),
         ({"listen": "vsock://any:0"}, "", "listen"),

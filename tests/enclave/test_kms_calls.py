@@ -50,6 +50,7 @@ class ScriptedKms:
 
     def __init__(self) -> None:
         self.key_id = ARN
+        self.blob: bytes | None = b"blob"
         self.asked: list[dict[str, Any]] = []
         spki = RECIPIENT_KEY.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
         self._envelope = EnvelopeRecipient.from_spki(spki)
@@ -57,7 +58,7 @@ class ScriptedKms:
     def _answer(self, arguments: dict[str, Any], plaintext: bytes) -> dict[str, Any]:
         self.asked.append(arguments)
         sealed = self._envelope.seal(plaintext)
-        return {"KeyId": self.key_id, "CiphertextBlob": b"blob", "CiphertextForRecipient": sealed}
+        return {"KeyId": self.key_id, "CiphertextBlob": self.blob, "CiphertextForRecipient": sealed}
 
     async def decrypt(self, **arguments: Any) -> dict[str, Any]:
         """Open anything to the one data key."""
@@ -85,6 +86,19 @@ def client_of(scripted: ScriptedKms, time: Time, *, expires_at_s: int | None = N
     return KmsClient(scripted, _Borrowed(), ARN, store, cast("RecipientSource", _OneRecipient()))
 
 
+def remember_opened(monkeypatch: pytest.MonkeyPatch) -> list[bytearray]:
+    """Return what envelopes open to, filled as they are opened."""
+    opened: list[bytearray] = []
+    original = kms_module._open
+
+    def remembered(answer: dict[str, Any], recipient: Recipient) -> bytearray:
+        opened.append(original(answer, recipient))
+        return opened[-1]
+
+    monkeypatch.setattr(kms_module, "_open", remembered)
+    return opened
+
+
 CALLS: list[tuple[Callable[[KmsClient], Awaitable[object]], dict[str, Any]]] = [
     (lambda client: client.decrypt(b"blob", CONTEXT), {"KeyId": ARN, "CiphertextBlob": b"blob"}),
     (lambda client: client.generate_data_key(CONTEXT), {"KeyId": ARN, "NumberOfBytes": 32}),
@@ -109,19 +123,26 @@ async def test_an_answer_of_another_key_is_refused_and_wiped(
 ) -> None:
     """The answer's own `KeyId` is checked in both calls."""
     del arguments
-    opened: list[bytearray] = []
-    original = kms_module._open
-
-    def remembered(answer: dict[str, Any], recipient: Recipient) -> bytearray:
-        opened.append(original(answer, recipient))
-        return opened[-1]
-
-    monkeypatch.setattr(kms_module, "_open", remembered)
+    opened = remember_opened(monkeypatch)
     scripted = ScriptedKms()
     scripted.key_id = ANOTHER_ARN
     with pytest.raises(SignerError) as refused:
         await call(client_of(scripted, Time()))
     assert refused.value.code is ErrorCode.KMS_WRONG_KEY
+    assert opened == [bytearray(32)]
+
+
+@pytest.mark.parametrize("blob", [None, b"", bytes(6145)])
+async def test_a_data_key_that_could_not_be_stored_is_refused(
+    blob: bytes | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without its encrypted form, or with one of a size that KMS does not have, no key is sealed under it."""
+    opened = remember_opened(monkeypatch)
+    scripted = ScriptedKms()
+    scripted.blob = blob
+    with pytest.raises(SignerError) as refused:
+        await client_of(scripted, Time()).generate_data_key(CONTEXT)
+    assert refused.value.code is ErrorCode.KMS_BAD_ANSWER
     assert opened == [bytearray(32)]
 
 
