@@ -73,9 +73,11 @@ FIELDS: Final[Mapping[str, str]] = {
 }
 """Name and meaning. A name stands for one thing in all programs."""
 
-ENCLAVE_FIELDS: Final = frozenset({"code", "count", "error_type", "nsm_code", "offset_s", "reason", "process"})
-"""What the parent takes over from a log event of an enclave, beside its name, level and time: an enclave cannot write
-a job id or a role into the parent's log."""
+ENCLAVE_FIELDS: Final = frozenset(
+    {"code", "count", "error_type", "library", "nsm_code", "offset_s", "reason", "process"}
+)
+"""All that an enclave tells of a log event, and that the parent takes over, beside its name, level and time: an enclave
+cannot write a job id or a role into the parent's log."""
 
 MAX_TEXT_CHARACTERS: Final = 256
 """Longest value of a field. The longest honest one is a public key or an address, about half of that."""

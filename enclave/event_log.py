@@ -4,12 +4,14 @@ Events wait in a bounded ring until a connection takes them; what the ring loses
 """
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable, MutableMapping
 from typing import Any, Final
 
 import structlog
 
+from config.fields import ENCLAVE_FIELDS
 from protocol.clock import Clock
 from protocol.messages import Events
 
@@ -17,9 +19,6 @@ _RING_EVENTS: Final = 1000
 _EVENTS_PER_NOTICE: Final = 100
 _MAX_TEXT: Final = 256
 _FLUSH_INTERVAL_S: Final = 0.2
-
-_FIELDS: Final = frozenset({"code", "count", "error_type", "nsm_code", "offset_s", "reason", "process"})
-"""All that an enclave ever tells beside the name of an event, its level and its time."""
 
 
 class EventLog:
@@ -35,7 +34,7 @@ class EventLog:
         if len(self._ring) == _RING_EVENTS:
             self._dropped += 1
         entry: dict[str, Any] = {"event": str(event.pop("event"))[:_MAX_TEXT], "level": level, "time": self._clock()}
-        for name in _FIELDS & event.keys():
+        for name in ENCLAVE_FIELDS & event.keys():
             value = event[name]
             entry[name] = value if isinstance(value, (bool, int, float)) else str(value)[:_MAX_TEXT]
         self._ring.append(entry)
@@ -69,6 +68,21 @@ class EventLog:
                 await asyncio.sleep(_FLUSH_INTERVAL_S)
 
 
+class _LibraryHandler(logging.Handler):
+    """Brings what libraries and asyncio report into the ring: who reported, and the class of the exception.
+
+    Their texts and tracebacks may quote a request or a credential; without this they would go to the console, which
+    only debug mode has.
+    """
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Make one event of it."""
+        error = record.exc_info[1] if record.exc_info else None
+        fields = {} if error is None else {"error_type": type(error).__name__}
+        structlog.get_logger().warning("library_report", library=record.name, **fields)
+
+
 def configure_logging(event_log: EventLog) -> None:
-    """Send every log event of this process to the ring."""
+    """Send every log event of this process to the ring, and nothing to the console."""
     structlog.configure(processors=[event_log.process], cache_logger_on_first_use=False)
+    logging.basicConfig(handlers=[_LibraryHandler()], level=logging.WARNING, force=True)

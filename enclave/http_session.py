@@ -17,7 +17,7 @@ class KmsHttpSession(AIOHTTPSession):
     """For aiobotocore's `http_session_cls`."""
 
     async def _get_session(self, proxy_url: str | None) -> "_OneHop":
-        return _OneHop(await super()._get_session(proxy_url))
+        return _OneHop(await super()._get_session(proxy_url))  # type: ignore[misc]  # the stubs leave it out
 
 
 class _OneHop:

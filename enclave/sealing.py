@@ -10,6 +10,7 @@ from typing import Final
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from enclave.cms import wipe
 from protocol.errors import ErrorCode, SignerError
 
 PRIVATE_KEY_BYTES: Final = 32
@@ -35,5 +36,6 @@ def open_sealed(sealed_key: bytes, data_key: bytes | bytearray, statement: bytes
     try:
         AESGCM(data_key).decrypt_into(sealed_key[:NONCE_BYTES], sealed_key[NONCE_BYTES:], statement, private_key)
     except InvalidTag as error:
+        wipe(private_key)  # whatever the library has written by then: with a changed tag it would be the key
         raise SignerError(ErrorCode.RECORD_REFUSED) from error
     return private_key

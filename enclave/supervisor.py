@@ -54,7 +54,11 @@ class Supervisor:
         now = time.monotonic()
         for index in [index for index, at in self._starts.items() if at <= now]:
             del self._starts[index]
-            pid = os.fork()
+            try:
+                pid = os.fork()
+            except OSError:  # too little memory or too many processes, for now: PID 1 must outlive that
+                self._start_later(index, now)
+                continue
             if pid == 0:
                 self._become(index)
             self._children[pid] = index, now
@@ -77,10 +81,14 @@ class Supervisor:
                 continue  # an orphan that became ours, as PID 1
             index, started_at = child
             now = time.monotonic()
-            is_healthy = now - started_at >= _HEALTHY_AFTER_S
-            delay = _FIRST_DELAY_S if is_healthy else self._delays.get(index, _FIRST_DELAY_S)
-            self._delays[index] = min(_MAX_DELAY_S, delay * 2)
-            self._starts[index] = now + delay
+            if now - started_at >= _HEALTHY_AFTER_S:
+                self._delays.pop(index, None)
+            self._start_later(index, now)
+
+    def _start_later(self, index: int, now: float) -> None:
+        delay = self._delays.get(index, _FIRST_DELAY_S)
+        self._delays[index] = min(_MAX_DELAY_S, delay * 2)
+        self._starts[index] = now + delay
 
     def _stop(self) -> int:
         self._signal_all(signal.SIGTERM)

@@ -49,7 +49,7 @@ def main() -> int:
     is_kept = True
     for name, (files, floor) in groups().items():
         report = io.StringIO()
-        percent = data.report(include=files, file=report)
+        percent = data.report(include=list(files), file=report)
         print(f"coverage of {name}: {percent:.2f} %, of at least {floor:g} %")  # noqa: T201
         if percent < floor:
             print(report.getvalue())  # noqa: T201

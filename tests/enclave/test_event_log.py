@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 
 import pytest
 import structlog
@@ -38,6 +39,21 @@ def test_fields_that_are_not_on_the_list_stay_inside(event_log: EventLog) -> Non
     [entry] = events.events
     assert set(entry) == {"event", "level", "time", "reason", "code"}
     assert entry["reason"] == "r" * 256
+
+
+def test_what_libraries_report_comes_without_its_text(event_log: EventLog, capfd: pytest.CaptureFixture[str]) -> None:
+    """Who, and the class of the exception: texts may quote anything. Nothing goes to a console that nobody reads."""
+    logging.getLogger("asyncio").error("a secret", exc_info=ValueError("another secret"))
+    logging.getLogger("aiohttp.client").warning("a third %s", "secret")
+    logging.getLogger("botocore.auth").info("headers")
+    events = event_log.take()
+    assert events is not None
+    rest = {"event": "library_report", "level": "warning", "time": 1000.5}
+    assert events.events == (
+        {**rest, "library": "asyncio", "error_type": "ValueError"},
+        {**rest, "library": "aiohttp.client"},
+    )
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_value_of_another_kind_becomes_short_text(event_log: EventLog) -> None:

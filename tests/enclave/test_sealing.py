@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from enclave import sealing
+from enclave.cms import wipe
 from enclave.sealing import NONCE_BYTES, SEALED_KEY_BYTES, open_sealed, seal
 from protocol.errors import ErrorCode, SignerError
 
@@ -77,3 +78,19 @@ def test_wycheproof(vectors: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         else:
             assert refused(sealed, key, aad)
     assert set(results) == {"valid", "invalid"}
+
+
+def test_a_refused_key_is_wiped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a changed tag the library has opened the key before it says no: what it has written must not stay."""
+    wiped: list[tuple[bytes, bytearray]] = []
+
+    def remembered(buffer: bytearray) -> None:
+        wiped.append((bytes(buffer), buffer))
+        wipe(buffer)
+
+    monkeypatch.setattr(sealing, "wipe", remembered)
+    sealed = bytearray(seal(b"k" * 32, bytes(32), bytes(12), b"s"))
+    sealed[-1] ^= 1
+    with pytest.raises(SignerError):
+        open_sealed(bytes(sealed), bytes(32), b"s")
+    assert wiped == [(b"k" * 32, bytearray(32))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 from typing import TYPE_CHECKING, Any
 
@@ -36,10 +37,15 @@ class Kernel:
         self.is_stopping = False
         self.ignores_sigterm = False
         self.orphans: list[int] = []
+        self.refusals = 0
+        """How many of the next forks fail."""
         self._next_pid = 100
 
     def fork(self) -> int:
-        """Start one."""
+        """Start one, or refuse."""
+        if self.refusals:
+            self.refusals -= 1
+            raise OSError(errno.EAGAIN, "fork")
         self._next_pid += 1
         self.starts.append(self.now)
         self.alive[self._next_pid] = self.now + (self.lives.pop(0) if self.lives else float("inf"))
@@ -127,6 +133,13 @@ def test_a_healthy_life_makes_the_next_restart_quick(kernel: Kernel) -> None:
     kernel.lives = [0.0, 0.0, 60.0, 0.0]
     run(kernel)
     assert kernel.starts == [0.0, 0.5, 1.5, 62.0, 63.0]
+
+
+def test_a_fork_that_fails_is_tried_again(kernel: Kernel) -> None:
+    """Later and later, and the others run: PID 1 of an enclave must not end for want of memory."""
+    kernel.refusals = 3
+    assert run(kernel, 2) == 0
+    assert kernel.starts == [0.5, 1.5]
 
 
 def test_one_child_does_not_delay_another(kernel: Kernel) -> None:

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from local.nitro_authority import NitroAuthority
 from local.nitro_document import make_document
+from tests.protocol.test_attestation_vectors import DERIVED
 from workers.cli.attestation import app
 
 NOW_S = 1_790_000_000.25
@@ -187,3 +188,17 @@ def test_real_documents_get_their_verdict() -> None:
         assert entry["debug"] or result["pcrs"]["0"] == entry["pcr0"]
     for path in (VECTORS / "invalid").glob("*.cbor"):
         assert run(str(path))[0] == 1
+
+
+@pytest.mark.parametrize("name", sorted(DERIVED))
+def test_derived_documents_get_their_verdict(name: str) -> None:
+    """Exit 0 or 1, and the check that the library names."""
+    file = VECTORS / "derived" / f"{name}.cbor"
+    if not file.exists():
+        pytest.skip("no attestation vectors at ../shared/vectors")
+    code, output = run(str(file), "--json")
+    check = DERIVED[name]
+    result = json.loads(output)
+    assert (code, result["verified"], result.get("failed_check")) == (
+        (0, True, None) if check is None else (1, False, check)
+    )
