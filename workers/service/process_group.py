@@ -31,6 +31,8 @@ PROCESS_VARIABLE: Final = "WORKER_PROCESS"
 """Tells a process which one of its group it is, from 0."""
 
 EXIT_UNSETTLED: Final = 1
+EXIT_NOT_STARTED: Final = 127
+"""Of a process that could not be started, in logs only; as shells say it."""
 EXIT_CRASH_LOOP: Final = 3
 """Processes of the group end faster than restarting them makes sense."""
 
@@ -40,7 +42,7 @@ CRASH_WINDOW_S: Final = 60.0
 
 _FIRST_PAUSE_S: Final = 0.5
 _LONGEST_PAUSE_S: Final = 15.0
-_HUNG_AFTER_S: Final = 30.0
+HUNG_AFTER_S: Final = 30.0
 """A process whose event loop gives no sign of life for so long is killed; its messages come again."""
 
 _LOOK_EVERY_S: Final = 1.0
@@ -130,7 +132,7 @@ class ProcessGroup:
                 started_at = self._clock()
                 code = await self._run_once(index, socket_path, stop)
                 if stop.draining.is_set():
-                    never_worked = code == -signal.SIGTERM and index not in self._ready
+                    never_worked = code == EXIT_NOT_STARTED or (code == -signal.SIGTERM and index not in self._ready)
                     if code != 0 and not never_worked:
                         self._exit_code = self._exit_code or EXIT_UNSETTLED
                     return
@@ -148,16 +150,20 @@ class ProcessGroup:
                         await stop.draining.wait()
 
     async def _run_once(self, index: int, socket_path: Path, stop: Stop) -> int:
-        process = await asyncio.create_subprocess_exec(
-            *self._settings.command,
-            env={
-                **self._settings.environ,
-                PROCESS_VARIABLE: str(index),
-                "NOTIFY_SOCKET": str(socket_path),
-                "WATCHDOG_USEC": str(int(_HUNG_AFTER_S * 1_000_000)),
-            },
-            stdin=asyncio.subprocess.DEVNULL,
-        )
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *self._settings.command,
+                env={
+                    **self._settings.environ,
+                    PROCESS_VARIABLE: str(index),
+                    "NOTIFY_SOCKET": str(socket_path),
+                    "WATCHDOG_USEC": str(int(HUNG_AFTER_S * 1_000_000)),
+                },
+                stdin=asyncio.subprocess.DEVNULL,
+            )
+        except OSError as error:  # no memory or no process id now: the siblings must not end for that
+            log.error("worker_process_not_started", process=index, error=error.strerror)  # noqa: TRY400 - no bug
+            return EXIT_NOT_STARTED
         self._running[index] = process
         self._signs_of_life[index] = self._clock()
         log.info("worker_process_started", process=index)
@@ -216,7 +222,7 @@ class ProcessGroup:
         while True:
             await asyncio.sleep(_LOOK_EVERY_S)
             for index, process in list(self._running.items()):
-                if self._clock() - self._signs_of_life[index] > _HUNG_AFTER_S:
+                if self._clock() - self._signs_of_life[index] > HUNG_AFTER_S:
                     log.critical("worker_process_hung", process=index)
                     with contextlib.suppress(ProcessLookupError):
                         process.kill()

@@ -2,13 +2,14 @@
 
 import asyncio
 import contextlib
+import errno
 import os
 import signal
 import socket
 import sys
-import time
 from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,6 +19,7 @@ from workers.service.process_group import (
     CRASH_WINDOW_S,
     EXIT_CRASH_LOOP,
     EXIT_UNSETTLED,
+    HUNG_AFTER_S,
     MAX_CRASHES,
     CrashLoop,
     GroupSettings,
@@ -49,11 +51,12 @@ class Rig:
         self._told: list[str] = []
         self.board = HealthBoard(processes, 60.0)
         self.stop = Stop()
+        self.now = 1_000.0
         settings = GroupSettings(
             processes=processes, command=(sys.executable, "-c", SAY + script), environ={}, drain_s=drain_s
         )
         notifier = Notifier(str(folder / "systemd.sock"))
-        self.group = ProcessGroup(settings, self.board, notifier, clock=time.monotonic, uniform=lambda: 0.0)
+        self.group = ProcessGroup(settings, self.board, notifier, clock=lambda: self.now, uniform=lambda: 0.0)
 
     @property
     def told(self) -> list[str]:
@@ -89,11 +92,11 @@ async def test_the_service_is_ready_when_every_process_is(tmp_path: Path) -> Non
     wait = f"while not {first} and not os.path.exists({str(gate)!r}): time.sleep(0.01)\n"
     rig = Rig(tmp_path, DRAINS.format(code=0) + wait + LIVE)
     async with rig.running() as ended:
-        await rig.until(lambda: list(rig.board.ill(time.monotonic())) == [1])
+        await rig.until(lambda: list(rig.board.ill(rig.now)) == [1])
         assert "READY=1" not in rig.told
         gate.touch()
         await rig.until(lambda: "READY=1" in rig.told)
-        await rig.until(lambda: not rig.board.not_ready(time.monotonic()))
+        await rig.until(lambda: not rig.board.not_ready(rig.now))
         rig.stop.request()
         assert await ended == 0
     assert rig._told == ["STATUS=waiting for an enclave", "STATUS=working", "READY=1"]
@@ -107,7 +110,7 @@ async def test_a_killed_process_is_started_again_and_the_others_live_on(tmp_path
         killed, sibling = rig.pids
         os.kill(killed, signal.SIGKILL)
         await rig.until(lambda: len(rig.pids) == 2 and killed not in rig.pids)
-        await rig.until(lambda: not rig.board.ill(time.monotonic()))
+        await rig.until(lambda: not rig.board.ill(rig.now))
         assert sibling in rig.pids
         rig.stop.request()
         assert await ended == 0
@@ -135,9 +138,9 @@ async def test_a_second_request_is_passed_on(tmp_path: Path) -> None:
     rig = Rig(tmp_path, twice + LIVE, processes=1)
     async with rig.running() as ended:
         await rig.until(lambda: "READY=1" in rig.told)
-        before = rig.group._signs_of_life[0]
+        rig.now += 1
         rig.stop.request()
-        await rig.until(lambda: rig.group._signs_of_life[0] != before)
+        await rig.until(lambda: rig.group._signs_of_life[0] == rig.now)
         assert not ended.done()
         rig.stop.request()
         assert await ended == 0
@@ -155,14 +158,17 @@ async def test_a_process_that_does_not_end_is_killed(tmp_path: Path, monkeypatch
 
 async def test_a_silent_process_is_killed_and_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An event loop that hangs gives no signs of life: the group is its watchdog."""
-    monkeypatch.setattr("workers.service.process_group._HUNG_AFTER_S", 0.5)
     monkeypatch.setattr("workers.service.process_group._LOOK_EVERY_S", 0.01)
-    alive = DRAINS.format(code=0) + "say('READY=1')\nwhile True:\n    time.sleep(0.05)\n    say('WATCHDOG=1')\n"
-    flag = str(tmp_path / "hung")
-    hangs_once = f"if not os.path.exists({flag!r}):\n    open({flag!r}, 'x').close(); time.sleep(600)\n"
-    rig = Rig(tmp_path, hangs_once + alive, processes=1)
+    rig = Rig(tmp_path, DRAINS.format(code=0) + LIVE, processes=1)
     async with rig.running() as ended:
-        await rig.until(lambda: "READY=1" in rig.told)
+        await rig.until(lambda: not rig.board.ill(rig.now))  # its last word
+        (hung,) = rig.pids
+        rig.now += HUNG_AFTER_S
+        await asyncio.sleep(0.1)  # some looks: so long is not too long
+        assert rig.pids == [hung]
+        rig.now += 0.1
+        await rig.until(lambda: rig.pids not in ([], [hung]))
+        await rig.until(lambda: not rig.board.ill(rig.now))
         rig.stop.request()
         assert await ended == 0
 
@@ -175,6 +181,26 @@ async def test_a_crash_loop_ends_the_service(tmp_path: Path) -> None:
         assert await ended == EXIT_CRASH_LOOP
 
 
+async def test_a_process_that_cannot_be_started_counts_as_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel may have no process to give for a moment: it is tried again, and the siblings know nothing of it."""
+    start = asyncio.create_subprocess_exec
+    refusals = iter([True, False, True, True])
+
+    async def start_or_refuse(*command: str, **options: Any) -> asyncio.subprocess.Process:
+        if next(refusals, False):
+            raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+        return await start(*command, **options)
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", start_or_refuse)
+    rig = Rig(tmp_path, DRAINS.format(code=0) + LIVE)
+    async with rig.running() as ended:
+        await rig.until(lambda: "READY=1" in rig.told)
+        rig.stop.request()
+        assert await ended == 0
+
+
 async def test_a_report_of_another_form_counts_as_none(tmp_path: Path) -> None:
     """A process whose report cannot be read is as good as silent; the group lives on."""
     rig = Rig(
@@ -182,7 +208,7 @@ async def test_a_report_of_another_form_counts_as_none(tmp_path: Path) -> None:
     )
     async with rig.running() as ended:
         await rig.until(lambda: "READY=1" in rig.told)
-        assert list(rig.board.ill(time.monotonic())) == [0, 1]
+        assert list(rig.board.ill(rig.now)) == [0, 1]
         rig.stop.request()
         assert await ended == 0
 
