@@ -10,7 +10,7 @@ import json
 from enum import StrEnum, unique
 from typing import Annotated, Any, ClassVar, Final, Literal, NoReturn, Self, TypeAlias, TypeVar
 
-from pydantic import Field, PlainValidator, TypeAdapter, ValidationError, model_validator
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, WrapValidator, model_validator
 
 from protocol.cbor import is_map
 from protocol.errors import ErrorCode, SignerError
@@ -50,27 +50,43 @@ class MessageEncoding(StrEnum):
     BASE64 = "base64"
 
 
-class GenerateJob(StrictModel):
+class Published(StrictModel):
+    """A model whose JSON Schema is published, with the texts below its fields as descriptions."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+
+class GenerateJob(Published):
     """Makes a key for a user, or answers with the key that the user has."""
 
     worker: ClassVar[WorkerType] = "generate"
     """Whose queue takes it."""
 
     type: Literal["generate"]
+    """Which kind of job."""
     job_id: JobId
+    """Comes back in the reply; the SQS message id unless given."""
     userid: UserId
+    """Whose key. It shows in CloudTrail and in logs: use an opaque one."""
     reply_to: Annotated[str | None, Field(max_length=256)] = None
+    """URL of another reply queue, which the workers' settings must allow."""
 
 
-class SignRequest(StrictModel):
+class SignRequest(Published):
     """One signature: what is signed, whose key signs, and how the signature is written."""
 
     userid: UserId
+    """Whose key signs."""
     message: Annotated[str, Field(max_length=_MAX_MESSAGE_TEXT)]
+    """What is signed, in `encoding`; at most 64 KiB once decoded."""
     encoding: Annotated[MessageEncoding, Field(strict=False)] = MessageEncoding.UTF8
+    """How `message` stands in the JSON text."""
     digest: Annotated[Digest, Field(strict=False)] = Digest.SHA256
+    """How the message becomes the 32 bytes that are signed; with `none` it is these 32 bytes."""
     scheme: Annotated[Scheme, Field(strict=False)] = Scheme.ECDSA
+    """`schnorr` is BIP-340; it goes with the digests sha256 and none, and the format compact."""
     format: Annotated[SignatureFormat, Field(strict=False)] = SignatureFormat.COMPACT
+    """r || s (64 bytes), DER, or r || s || v (65 bytes, v is 0 or 1)."""
     authorization: None = None
     """Reserved for the client's own signature over the job; not accepted yet."""
 
@@ -108,8 +124,11 @@ class SignJob(SignRequest):
     worker: ClassVar[WorkerType] = "sign"
 
     type: Literal["sign"]
+    """Which kind of job."""
     job_id: JobId
+    """Comes back in the reply; the SQS message id unless given."""
     reply_to: Annotated[str | None, Field(max_length=256)] = None
+    """URL of another reply queue, which the workers' settings must allow."""
 
 
 class SignBatchItem(SignRequest):
@@ -119,7 +138,7 @@ class SignBatchItem(SignRequest):
     """Comes back with the result; the place in the job does, too."""
 
 
-class BadBatchItem(StrictModel):
+class BadBatchItem(Published):
     """What an item of a bulk job becomes when it is malformed, so that it fails alone."""
 
     item_id: JobId | None
@@ -127,7 +146,7 @@ class BadBatchItem(StrictModel):
     detail: str
 
 
-def _item_or_problem(value: object) -> SignBatchItem | BadBatchItem:
+def _item_or_problem(value: object, _: object) -> SignBatchItem | BadBatchItem:
     try:
         return SignBatchItem.model_validate(value)
     except ValidationError as error:
@@ -139,7 +158,7 @@ def _item_or_problem(value: object) -> SignBatchItem | BadBatchItem:
         )
 
 
-class SignBatchJob(StrictModel):
+class SignBatchJob(Published):
     """Signs many messages, with the keys of any users: a bulk job."""
 
     worker: ClassVar[WorkerType] = "sign"
@@ -147,17 +166,21 @@ class SignBatchJob(StrictModel):
     """It is no one user's job."""
 
     type: Literal["sign_batch"]
+    """Which kind of job."""
     job_id: JobId
+    """Comes back in the reply; the SQS message id unless given."""
     items: Annotated[
         tuple[
             Annotated[
-                SignBatchItem | BadBatchItem, PlainValidator(_item_or_problem, json_schema_input_type=SignBatchItem)
+                SignBatchItem | BadBatchItem, WrapValidator(_item_or_problem, json_schema_input_type=SignBatchItem)
             ],
             ...,
         ],
         Field(min_length=1, max_length=MAX_JOB_ITEMS, strict=False),
     ]
+    """The signatures that are wanted, 1 to 1,000; a malformed one fails alone."""
     reply_to: Annotated[str | None, Field(max_length=256)] = None
+    """URL of another reply queue, which the workers' settings must allow."""
 
 
 Job = GenerateJob | SignJob | SignBatchJob
@@ -241,13 +264,17 @@ def _bounded_int(digits: str) -> int:
     return int(digits)
 
 
-class GenerateReply(StrictModel):
+class GenerateReply(Published):
     """The key of a user: new, or the one that was there."""
 
     type: Literal["generate"] = "generate"
+    """Of the job."""
     job_id: str
+    """Of the job, or the SQS message id if it had none."""
     status: Literal["ok"] = "ok"
+    """The job was done."""
     userid: str
+    """Whose key."""
     publickey: str
     """x||y, 128 hexadecimal digits."""
     publickey_compressed: str
@@ -260,25 +287,34 @@ class GenerateReply(StrictModel):
     """Base64, see `protocol.birth`."""
 
 
-class SignReply(StrictModel):
+class SignReply(Published):
     """A signature that the worker has verified."""
 
     type: Literal["sign"] = "sign"
+    """Of the job."""
     job_id: str
+    """Of the job, or the SQS message id if it had none."""
     status: Literal["ok"] = "ok"
+    """The job was done."""
     userid: str
+    """Whose key."""
     signature: str
     """Hexadecimal; the bytes depend on `format`."""
     publickey: str
+    """x||y, 128 hexadecimal digits. Verify with a key that you keep, not with this one."""
     verified: Literal[True] = True
+    """The worker has verified the signature with the stored key. It is the worker's word."""
 
 
-class ReplyError(StrictModel):
+class ReplyError(Published):
     """Why a job failed for good."""
 
     code: Annotated[ErrorCode, Field(strict=False)]
+    """Of the closed list."""
     message: str
+    """One line for people; it may name a field of the job."""
     retryable: bool
+    """Whether the same job may succeed later without anybody changing it."""
 
     @classmethod
     def of(cls, error: SignerError) -> Self:
@@ -286,57 +322,77 @@ class ReplyError(StrictModel):
         return cls(code=error.code, message=error.detail, retryable=error.code.retryable)
 
 
-class BatchSignature(StrictModel):
+class BatchSignature(Published):
     """A signature of a bulk job, verified."""
 
     index: int
     """Place of the item in its job, from 0."""
     item_id: str | None
+    """As in the job."""
     status: Literal["ok"] = "ok"
+    """This item was done."""
     userid: str
+    """Whose key."""
     signature: str
     """Hexadecimal; the bytes depend on `format`."""
     publickey: str
+    """x||y, 128 hexadecimal digits. Verify with a key that you keep, not with this one."""
     verified: Literal[True] = True
+    """The worker has verified the signature with the stored key. It is the worker's word."""
 
 
-class BatchFailure(StrictModel):
+class BatchFailure(Published):
     """Why an item of a bulk job has no signature."""
 
     index: int
+    """Place of the item in its job, from 0."""
     item_id: str | None
+    """As in the job, if it could be read."""
     status: Literal["error"] = "error"
+    """This item failed."""
     userid: str | None
+    """As in the job, if it could be read."""
     error: ReplyError
+    """Why."""
 
 
 BatchResult: TypeAlias = BatchSignature | BatchFailure
 
 
-class SignBatchReply(StrictModel):
+class SignBatchReply(Published):
     """The results of a bulk job in the order of its items; in several numbered parts when they do not fit into one."""
 
     userid: ClassVar[None] = None
 
     type: Literal["sign_batch"] = "sign_batch"
+    """Of the job."""
     job_id: str
+    """Of the job, or the SQS message id if it had none."""
     status: Literal["ok"] = "ok"
     """Each result has a status of its own."""
     part: int = 1
+    """Number of this part, from 1."""
     parts: int = 1
+    """How many parts the reply has."""
     results: Annotated[
         tuple[Annotated[BatchResult, Field(discriminator="status")], ...], Field(strict=False, max_length=MAX_JOB_ITEMS)
     ]
+    """Of the items of this part, in their order."""
 
 
-class ErrorReply(StrictModel):
+class ErrorReply(Published):
     """The answer to a job that failed. `type` is `unknown` when the body did not tell."""
 
     type: JobType
+    """Of the job; `unknown` when the body did not tell."""
     job_id: str
+    """Of the job if it could be read, else the SQS message id."""
     status: Literal["error"] = "error"
+    """The job failed for good."""
     userid: str | None
+    """As in the job, if it could be read."""
     error: ReplyError
+    """Why."""
 
     @classmethod
     def of(cls, job_type: JobType, job_id: str, userid: str | None, error: SignerError) -> Self:

@@ -51,6 +51,12 @@ def test_an_item_has_the_fields_and_defaults_of_a_sign_job() -> None:
     assert (plain.item_id, plain.message_bytes) == (None, b"Hello World")
 
 
+def test_a_job_is_written_as_it_was_read() -> None:
+    """A bulk job that is sent on (from a file, from a dead letter) is the same job, and writing it warns of nothing."""
+    job = parse(items=[ITEM, {**ITEM, "item_id": "i-1", "digest": "keccak256"}])
+    assert parse_job(job.model_dump_json(exclude_defaults=True), MESSAGE_ID) == job
+
+
 def test_a_job_belongs_to_a_worker() -> None:
     """Bulk jobs go to the queue of sign jobs, and are no one user's."""
     job = parse()
