@@ -43,13 +43,19 @@ class LimitSettings(StrictModel):
     """What the parent may ask of one server process at once."""
 
     max_connections: Annotated[int, Field(ge=1, le=4096)] = 64
+    """Open connections; a further one is refused with `overloaded`."""
     max_in_flight: Annotated[int, Field(ge=1, le=4096)] = 128
+    """Requests at work; a further one is refused with `overloaded`."""
     max_frame_bytes: Annotated[int, Field(ge=_MIN_FRAME_BYTES, le=16 * DEFAULT_MAX_FRAME_BYTES)] = (
         DEFAULT_MAX_FRAME_BYTES
     )
+    """Of one frame, in either direction."""
     max_batch_items: Annotated[int, Field(ge=1, le=MAX_BATCH_ITEMS)] = 100
+    """Items of one request."""
     frame_timeout_s: Annotated[float, Field(gt=0, le=300)] = 10.0
+    """How long a hello, or the rest of a frame that has begun, may take."""
     request_timeout_s: Annotated[float, Field(gt=0, le=300)] = 20.0
+    """How long one request may work, its calls to KMS included."""
 
 
 class AttestationSettings(StrictModel):
@@ -58,34 +64,44 @@ class AttestationSettings(StrictModel):
     document_ttl_s: Annotated[float, Field(ge=1, le=240)] = 60.0
     """How old a document is accepted by KMS is not documented; its sample code makes one a call."""
     recipient_key_ttl_s: Annotated[float, Field(ge=1, le=86_400)] = 600.0
+    """How long one RSA key receives what KMS answers; then a new one is made in the background."""
 
 
 class KeyCacheSettings(StrictModel):
     """Opened keys kept in the signer's memory. 0 entries switches the cache off."""
 
     max_entries: Annotated[int, Field(ge=0, le=1_000_000)] = 10_000
+    """Opened keys at once; the one that was used longest ago goes first."""
     ttl_s: Annotated[float, Field(gt=0, le=86_400)] = 300.0
+    """How long an opened key is kept; then KMS is asked again."""
     max_uses: Annotated[int, Field(ge=1, le=1_000_000_000)] = 100_000
+    """Signatures with an opened key; then KMS is asked again."""
 
 
 class ClockSettings(StrictModel):
     """How far the system clock may be from the attested time when it cannot be set."""
 
     max_drift_s: Annotated[float, Field(ge=0.1, le=240)] = 60.0
+    """Beyond it the enclave takes no work: `clock_drift`."""
     check_interval_s: Annotated[float, Field(ge=1, le=86_400)] = 3600.0
+    """How often the clock is compared with attested time, and set where that is permitted."""
 
 
 class EnclaveConfig(StrictModel):
     """The whole configuration, complete and cross-checked."""
 
     role: Annotated[Role, Field(strict=False)]
+    """The generator makes keys and never signs; the signer signs and never makes keys."""
     kms_key_arn: str
+    """The KMS key that every data key belongs to. Pinned: an answer under another key is refused."""
     kms_host: str
     """The name that the certificate of KMS must carry; the port is always 443 for the proxy to map."""
     kms_ca_pem: Annotated[str, Field(min_length=1, max_length=MAX_CONFIG_BYTES)]
     """The only certificate authorities that may speak for `kms_host`, PEM."""
     kms_proxy: AddressField
+    """Where the vsock-proxy to KMS listens on the parent."""
     listen: AddressField
+    """Where the first server process listens."""
     processes: Annotated[int, Field(ge=0, le=64)] = 0
     """Server processes; 0 for one per vCPU. Process `i` listens on the i-th sibling of `listen`."""
     allow_debug: bool = False

@@ -26,6 +26,7 @@ class EngineSettings(StrictModel):
     """What the engine of one process does with its queue. All queues are named by URL."""
 
     queue_url: str
+    """The queue whose jobs this worker takes."""
     reply_queue_url: str
     """Where replies go when a job names no `reply_to`."""
     dead_letter_queue_url: str | None = None
@@ -46,6 +47,7 @@ class EngineSettings(StrictModel):
     """Longest pause after errors of the queue itself."""
 
     visibility_timeout_s: Annotated[int, Field(ge=5, le=SQS_MAX_VISIBILITY_S)] = 60
+    """How long a received message is hidden from others, and each heartbeat hides it again."""
     visibility_margin_s: Annotated[float, Field(ge=0)] = 2.0
     """Taken off a receive's visibility: SQS starts counting before its answer arrives here."""
     heartbeat_interval_s: Seconds | None = None
@@ -59,6 +61,7 @@ class EngineSettings(StrictModel):
     """A job that fails on this receive fails for good. Give the queue's own redrive policy a higher number: it then
     takes only what a worker could not even report."""
     backoff_base_s: Seconds = 1.0
+    """Longest pause after the first failure; see `backoff_cap_s`."""
     backoff_cap_s: Seconds = 300.0
     """A failed job is hidden for a random time up to base * 2^(receive count - 1), at most this."""
 

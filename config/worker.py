@@ -71,11 +71,13 @@ class StoreSettings(StrictModel):
     """The key store in DynamoDB."""
 
     table: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{3,255}$")] = "UserToken"
+    """Key records, by user id."""
     birth_table: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{3,255}$")] = "UserTokenBirth"
     """Birth certificates, by public key."""
     call_timeout_s: CallSeconds = 5.0
     """Of one try of one call."""
     call_tries: Annotated[int, Field(ge=1, le=10)] = 4
+    """How often a call is tried before its job fails for now."""
     collect_ms: Milliseconds = 2.0
     """How long a read waits for others to share its call."""
     cache_records: Annotated[int, Field(ge=0, le=1_000_000)] = 0
@@ -92,6 +94,7 @@ class EnclaveClientSettings(StrictModel):
     """How the enclaves are talked to."""
 
     connect_timeout_s: CallSeconds = 5.0
+    """Until a connection is open."""
     call_timeout_s: CallSeconds = 25.0
     """Of one batch. An enclave gives up its own work after 20 s unless its image says otherwise."""
     reconnect_cap_s: Annotated[float, Field(gt=0, le=300)] = 10.0
@@ -161,6 +164,7 @@ class WorkerSettings(BaseSettings):
     kms_key_arn: str | None = None
     """The KMS key that the enclaves must be made for; None to take what they say."""
     log_level: Annotated[LogLevel, Field(strict=False)] = LogLevel.INFO
+    """Lines below it are not written. Audit lines are `info`."""
     generate: RoleSettings | None = None
     sign: RoleSettings | None = None
     store: StoreSettings = StoreSettings()

@@ -37,6 +37,7 @@ _MAX_FILE_BYTES: Final = 1 << 20
 _WITHOUT_KEY: Final = frozenset({"generaterandom", "createkey", "listkeys", "listaliases"})
 _PCR_DIGITS: Final = 96
 _PCR_OPTION: Final = "HEX"
+_PCR_HELP: Final = "What the caller's attestation document says; 96 hexadecimal digits."
 
 _Images = Annotated[
     list[str] | None,
@@ -121,12 +122,12 @@ def simulate(
         str | None,
         typer.Option(metavar="ARN", help="Who asks. [default: the first that the policy names for the action]"),
     ] = None,
-    pcr0: Annotated[str | None, typer.Option(metavar=_PCR_OPTION)] = None,
-    pcr1: Annotated[str | None, typer.Option(metavar=_PCR_OPTION)] = None,
-    pcr2: Annotated[str | None, typer.Option(metavar=_PCR_OPTION)] = None,
-    pcr3: Annotated[str | None, typer.Option(metavar=_PCR_OPTION)] = None,
-    pcr4: Annotated[str | None, typer.Option(metavar=_PCR_OPTION)] = None,
-    pcr8: Annotated[str | None, typer.Option(metavar=_PCR_OPTION)] = None,
+    pcr0: Annotated[str | None, typer.Option(metavar=_PCR_OPTION, help=_PCR_HELP)] = None,
+    pcr1: Annotated[str | None, typer.Option(metavar=_PCR_OPTION, help=_PCR_HELP)] = None,
+    pcr2: Annotated[str | None, typer.Option(metavar=_PCR_OPTION, help=_PCR_HELP)] = None,
+    pcr3: Annotated[str | None, typer.Option(metavar=_PCR_OPTION, help=_PCR_HELP)] = None,
+    pcr4: Annotated[str | None, typer.Option(metavar=_PCR_OPTION, help=_PCR_HELP)] = None,
+    pcr8: Annotated[str | None, typer.Option(metavar=_PCR_OPTION, help=_PCR_HELP)] = None,
     document: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Take the PCRs of this document; it is not verified.")
     ] = None,

@@ -53,8 +53,11 @@ class ClientSettings(StrictModel):
     """Where the queues are, whom to trust, and how much may be under way. Durations are in seconds."""
 
     region: Annotated[str, Field(pattern=r"^[a-z]{2}(-[a-z0-9]+)+$")]
+    """The AWS Region of the queues."""
     generate_queue_url: str
+    """Where generate jobs go."""
     sign_queue_url: str
+    """Where sign jobs go."""
     trust: BirthTrust | None = None
     """Needed to `generate`; a client that only signs with pinned keys does without."""
 
