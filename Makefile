@@ -7,11 +7,12 @@ NODE_SERVERS := .node-servers
 BENCH_VENV := .venv-bench
 DOCS_VENV := .venv-docs
 CHECKOV_VENV := .venv-checkov
+AWSCLI_VENV := .venv-awscli
 BIN := $(VENV)/bin
 PIP_FLAGS := --disable-pip-version-check --no-input --quiet
 CODE := config enclave local protocol workers tests
 
-.PHONY: help setup setup-dev check test test-servers demo docs bench fuzz soak chaos lock format clean
+.PHONY: help setup setup-dev check test test-servers demo docs reference bench fuzz soak chaos lock format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -41,13 +42,17 @@ setup-dev: setup $(VENV)/.dev ## what `make check test` need
 demo: setup ## a key is born and signs, on this machine, with real cryptography
 	@$(BIN)/nitro-local demo
 
-check: setup-dev ## format, lint, import rules, types
+check: setup-dev ## format, lint, import rules, types, reference pages
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 	$(BIN)/mypy tests
 	$(BIN)/pyright
+	$(BIN)/python -m reference --check
+
+reference: setup-dev ## write the reference pages of docs/ from the code
+	$(BIN)/python -m reference
 
 $(CHECKOV_VENV)/.installed: requirements-checkov.lock
 	@echo "setting up $(CHECKOV_VENV) (a minute)"
@@ -55,7 +60,13 @@ $(CHECKOV_VENV)/.installed: requirements-checkov.lock
 	@$(CHECKOV_VENV)/bin/python -m pip install $(PIP_FLAGS) --no-compile --no-deps --require-hashes -r requirements-checkov.lock
 	@touch $@
 
-test: setup-dev $(CHECKOV_VENV)/.installed ## all tests, with coverage, which must not fall below what is promised
+$(AWSCLI_VENV)/.installed: requirements-awscli.lock
+	@echo "setting up $(AWSCLI_VENV) (about a quarter of a minute)"
+	@test -x $(AWSCLI_VENV)/bin/python || $(PYTHON) -m venv $(AWSCLI_VENV)
+	@$(AWSCLI_VENV)/bin/python -m pip install $(PIP_FLAGS) --no-compile --only-binary :all: --no-deps --require-hashes -r requirements-awscli.lock
+	@touch $@
+
+test: setup-dev $(CHECKOV_VENV)/.installed $(AWSCLI_VENV)/.installed ## all tests, with coverage, which must not fall below what is promised
 	$(BIN)/pytest --cov --cov-report=term
 	$(BIN)/python -m tests.coverage_gate
 
@@ -119,6 +130,7 @@ lock: ## renew the lock files from pyproject.toml (needs uv)
 	uv pip compile $(LOCK_FLAGS) -c requirements.lock -o requirements-dev.lock pyproject.toml --group dev
 	uv pip compile $(LOCK_FLAGS) -o requirements-fuzz.lock --group fuzz
 	uv pip compile $(LOCK_FLAGS) -o requirements-bench.lock --group bench
+	uv pip compile $(LOCK_FLAGS) -o requirements-awscli.lock --group awscli
 	uv pip compile $(LOCK_FLAGS) -o requirements-docs.lock --group docs
 	uv pip compile $(LOCK_FLAGS) -o requirements-ministack.lock --group ministack
 	uv pip compile $(LOCK_FLAGS) -o requirements-checkov.lock --group checkov
@@ -128,5 +140,5 @@ lock: ## renew the lock files from pyproject.toml (needs uv)
 LOCK_FLAGS := --quiet --generate-hashes --universal --no-emit-index-url --no-header --no-annotate --python-version 3.11 --upgrade
 
 clean: ## remove what the other targets made
-	rm -rf $(VENV) $(MINISTACK_VENV) $(SERVERS_VENV) $(NODE_SERVERS) $(BENCH_VENV) $(DOCS_VENV) $(CHECKOV_VENV) .mypy_cache .ruff_cache .pytest_cache .coverage .hypothesis .fuzz .import_linter_cache build *.egg-info
+	rm -rf $(VENV) $(MINISTACK_VENV) $(SERVERS_VENV) $(NODE_SERVERS) $(BENCH_VENV) $(DOCS_VENV) $(CHECKOV_VENV) $(AWSCLI_VENV) .mypy_cache .ruff_cache .pytest_cache .coverage .hypothesis .fuzz .import_linter_cache build *.egg-info
 	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +

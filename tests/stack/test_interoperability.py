@@ -1,17 +1,23 @@
-"""Jobs sent by plain boto3, and their replies judged by tools that are not ours: openssl, `ecdsa`, eth-account."""
+"""Jobs sent by plain boto3 and the AWS CLI; their replies judged by openssl, `ecdsa` and eth-account."""
 
 from __future__ import annotations
 
 import hashlib
 import importlib
+import json
 import shutil
 import struct
 import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import ecdsa
 import pytest
 from ecdsa.util import sigdecode_der, sigdecode_string
+
+from local.stack_facts import StackFacts
+from tests.stack.bitcoin import ALL, Input, SignedTransaction, double_sha256, pay_to_public_key_hash
+from tests.stack.harness import ROOT, clean_environ
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -128,39 +134,62 @@ def test_eth_account_accepts_an_eip_1559_transaction(user: User) -> None:
     assert tools.Account.recover_transaction(raw) == user.born["ethereum_address"]
 
 
-def double_sha256(data: bytes) -> bytes:
-    """Bitcoin's hash."""
-    return hashlib.sha256(hashlib.sha256(data).digest()).digest()
-
-
-def p2wsh_sighash(witness_script: bytes, amount: int, outputs: bytes) -> bytes:
-    """Return what is signed to spend one native SegWit output (BIP-143, version 2, SIGHASH_ALL)."""
-    outpoint = double_sha256(b"a made-up transaction") + struct.pack("<I", 0)
-    sequence = struct.pack("<I", 0xFFFFFFFD)
-    script_code = bytes([len(witness_script)]) + witness_script
-    preimage = (
-        struct.pack("<i", 2)
-        + double_sha256(outpoint)
-        + double_sha256(sequence)
-        + outpoint
-        + script_code
-        + struct.pack("<q", amount)
-        + sequence
-        + double_sha256(outputs)
-        + struct.pack("<II", 0, 1)  # lock time, SIGHASH_ALL
-    )
-    return double_sha256(preimage)
-
-
 def test_a_bitcoin_input_is_signed(user: User) -> None:
     """The message is the double SHA-256 itself (digest none): DER with low s, as a node's policy wants it (BIP-146)."""
     public_key = bytes.fromhex(user.born["publickey_compressed"])
     witness_script = b"\x21" + public_key + b"\xac"  # <public key> OP_CHECKSIG, in an output that pays to its hash
     outputs = struct.pack("<q", 90_000) + b"\x16\x00\x14" + bytes(20)
-    sighash = p2wsh_sighash(witness_script, 100_000, outputs)
+    spent = Input(double_sha256(b"a made-up transaction") + bytes(4), struct.pack("<I", 0xFFFFFFFD), [])
+    sighash = SignedTransaction([spent], outputs, bytes(4)).segwit_hash(0, witness_script, 100_000)
     signature = user.sign_digest(sighash, "der")
     key = ecdsa.VerifyingKey.from_string(public_key, curve=ecdsa.SECP256k1)
     assert key.verify_digest(signature, sighash, sigdecode=sigdecode_der)
     r, s = sigdecode_der(signature, N)
     assert s <= N // 2
     assert signature == ecdsa.util.sigencode_der(r, s, N)
+
+
+def example(name: str, client: Client, userid: str) -> dict[str, str]:
+    """Run an example; return what it printed, by its first word."""
+    done = subprocess.run(
+        [sys.executable, f"examples/{name}.py", client.facts["client_config"], userid],
+        cwd=ROOT,
+        env=clean_environ() | {"PYTHONPATH": str(ROOT)} | StackFacts(**client.facts).to_environ(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
+
+
+def test_the_bitcoin_example_spends_two_outputs(client: Client) -> None:
+    """Hashed again from the BIPs alone, both inputs of its transaction verify with the `ecdsa` package."""
+    printed = example("bitcoin", client, "interop-bitcoin")
+    transaction = SignedTransaction.parse(bytes.fromhex(printed["raw"]))
+    (segwit, public_key), (legacy, same_key) = (spent.pushes for spent in transaction.inputs)
+    assert public_key == same_key
+    key = ecdsa.VerifyingKey.from_string(public_key, curve=ecdsa.SECP256k1)
+    script = pay_to_public_key_hash(public_key)
+    hashes = transaction.segwit_hash(0, script, 100_000), transaction.legacy_hash(1, script, 1)
+    for signature, sighash in zip((segwit, legacy), hashes, strict=True):
+        assert signature[-1] == ALL
+        assert key.verify_digest(signature[:-1], sighash, sigdecode=sigdecode_der)
+        assert sigdecode_der(signature[:-1], N)[1] <= N // 2
+    with pytest.raises(ecdsa.BadSignatureError):
+        key.verify_digest(segwit[:-1], hashes[1], sigdecode=sigdecode_der)
+
+
+def test_the_aws_cli_sends_a_job(client: Client) -> None:
+    """Nothing of ours is needed to ask."""
+    program = ROOT / ".venv-awscli" / "bin" / "aws"
+    if not program.exists():
+        pytest.skip("no AWS CLI: `make test` installs it")
+    environ = clean_environ() | StackFacts(**client.facts).to_environ()
+    body = json.dumps({"type": "generate", "userid": "interop-aws-cli"})
+    command = ["--endpoint-url", environ["AWS_ENDPOINT_URL"], "sqs", "send-message", "--message-body", body]
+    done = subprocess.run(
+        [program, *command, "--queue-url", environ["GENERATE_QUEUE_URL"]],
+        env=environ, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    reply = client.replies(1, job_id=json.loads(done.stdout)["MessageId"])[0]
+    assert (reply["status"], reply["userid"]) == ("ok", "interop-aws-cli")
