@@ -55,4 +55,7 @@ class StackFacts:
             "GENERATE_QUEUE_URL": self.generate_queue_url,
             "SIGN_QUEUE_URL": self.sign_queue_url,
             "REPLY_QUEUE_URL": self.reply_queue_url,
+            "GENERATOR_PCR0": self.generator_pcr0,
+            "SIGNER_PCR0": self.signer_pcr0,
+            "NITRO_ROOT": self.nitro_root,
         }

@@ -6,6 +6,7 @@ import shlex
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Coroutine, Generator
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -22,6 +23,8 @@ from local.story import StepFailedError, Story
 
 _INTERRUPTED: Final = 130
 """What a shell reports for Ctrl-C."""
+
+_LOOK_AGAIN_S: Final = 0.1
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -64,9 +67,18 @@ def demo(state: StateOption = None) -> None:
 
 
 @app.command(epilog='Example: eval "$(nitro-local env --state ./stack)"')
-def env(state: Annotated[Path, typer.Option(help="The state folder of a running `nitro-local up`.")]) -> None:
-    """Print the variables with which any AWS client and nitro-signer talk to a running stack, for a shell."""
+def env(
+    state: Annotated[Path, typer.Option(help="The state folder of a running `nitro-local up`.")],
+    wait: Annotated[float, typer.Option(help="Seconds to wait for a stack that is still starting.", min=0)] = 0,
+) -> None:
+    """Print the variables with which any AWS client and nitro-signer talk to a running stack, for a shell.
+
+    Exit code 1 when no stack runs there.
+    """
     facts = Layout.prepare(state).facts
+    deadline = time.monotonic() + wait
+    while not facts.exists() and time.monotonic() < deadline:
+        time.sleep(_LOOK_AGAIN_S)
     try:
         found = StackFacts.from_json(facts.read_text())
     except FileNotFoundError:
