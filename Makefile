@@ -117,8 +117,8 @@ $(NODE_SERVERS)/.installed: tests/servers/package.json tests/servers/package-loc
 	@if command -v npm >/dev/null; then cd $(NODE_SERVERS) && npm ci --ignore-scripts --no-audit --no-fund --silent && touch .installed; \
 	else echo "NO npm: fauxqs and dynalite are SKIPPED"; fi
 
-test-servers: setup-dev $(SERVERS_VENV)/.installed $(NODE_SERVERS)/.installed ## the whole service on moto, and on fauxqs and dynalite; says what was skipped
-	$(BIN)/pytest tests/servers -v --durations=0
+test-servers: setup-dev $(SERVERS_VENV)/.installed $(NODE_SERVERS)/.installed ## the whole service on moto, and on fauxqs and dynalite; the stacks on moto; says what was skipped
+	$(BIN)/pytest tests/servers tests/deploy/test_deploy_moto.py -v --durations=0
 	@echo "NOT TESTED: ElasticMQ and DynamoDB Local (Java programs that neither pip nor npm can install)"
 
 format: setup-dev ## put the code in its one form

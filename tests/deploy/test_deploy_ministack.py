@@ -1,15 +1,13 @@
 """The templates on MiniStack's CloudFormation, and the whole local stack on the queues and tables they make."""
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-import boto3
 import pytest
 
-from local.foundation import ACCOUNT, REGION
+from local.foundation import ACCOUNT
 from local.ministack import run_ministack
+from tests.deploy.cloud import Account
 from tests.deploy.template import CLOUDFORMATION, Rendered
 from tests.deploy.test_deploy_policies import SERVICE
 from tests.stack.harness import ROOT, Client, Up
@@ -27,32 +25,6 @@ PEOPLE = {
     for name, role in (("AdminArns", "Admin"), ("JobSenderArns", "Sender"), ("ReplyReaderArns", "Reader"))
 }
 IMAGES = {"GeneratorPcr0s": "a1" * 48, "SignerPcr0s": "b1" * 48}
-
-
-class Account:
-    """Plain boto3 on a MiniStack."""
-
-    def __init__(self, endpoint_url: str) -> None:
-        self._options = {
-            "endpoint_url": endpoint_url,
-            "region_name": REGION,
-            "aws_access_key_id": "local",
-            "aws_secret_access_key": "local",
-        }
-
-    def client(self, service: str) -> Any:
-        """Return a client."""
-        return boto3.client(service, **self._options)
-
-    def deploy(self, name: str, template: str, parameters: Mapping[str, str], *, update: bool = False) -> None:
-        """Create or update a stack, and wait until it is complete."""
-        formation = self.client("cloudformation")
-        pairs = [{"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()]
-        call = formation.update_stack if update else formation.create_stack
-        call(StackName=name, TemplateBody=template, Parameters=pairs, Capabilities=["CAPABILITY_IAM"])
-        kind = "update" if update else "create"
-        waiter = formation.get_waiter(f"stack_{kind}_complete")
-        waiter.wait(StackName=name, WaiterConfig={"Delay": 1, "MaxAttempts": 30})
 
 
 def foundation() -> str:
