@@ -59,6 +59,15 @@ async def check_enclave(
     return findings
 
 
+async def ask_pcr0(place: Address) -> bytes | None:
+    """Return the PCR0 that an enclave says it has; None when it cannot be asked, or does not know."""
+    try:
+        async with open_channel(place, software=SOFTWARE, timeout_s=_TIMEOUT_S) as channel:
+            return channel.hello.enclave.pcr0
+    except SignerError:
+        return None
+
+
 def _judge_state(check: str, status: StatusResult) -> Finding:
     if status.ready:
         left = status.credentials_expire_in_s
