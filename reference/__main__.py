@@ -8,9 +8,9 @@ from typing import Final
 from reference.commands import commands_page
 from reference.errors import errors_page
 from reference.jobs import jobs_page
-from reference.logs import logs_tables
 from reference.markdown import NOTE, replace_table
 from reference.settings import client_page, enclave_page, worker_page
+from reference.tables import logs_tables, transitions_table
 
 DOCS: Final = Path(__file__).resolve().parents[1] / "docs"
 
@@ -30,7 +30,9 @@ def made() -> dict[Path, str]:
     metrics = (DOCS / "metrics.md").read_text()
     for heading, table in logs_tables().items():
         metrics = replace_table(metrics, heading, table)
-    return pages | {DOCS / "metrics.md": metrics}
+    life = DOCS / "explanation" / "life-cycle.md"
+    transitions = replace_table(life.read_text(), "Every transition", transitions_table())
+    return pages | {DOCS / "metrics.md": metrics, life: transitions}
 
 
 def main() -> int:

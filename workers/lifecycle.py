@@ -71,7 +71,7 @@ FINAL: Final = frozenset({State.DELETED, State.RELEASED, State.LAPSED, State.LOS
 _BEATING: Final = frozenset({State.WAITING, State.WORKING, State.REPLYING, State.REPORTING, State.COPYING})
 _SETTLING: Final = frozenset({Action.DELETE, Action.RELEASE})
 
-_TABLE: Final[dict[tuple[State, Event], tuple[State, Action | None]]] = {
+TRANSITIONS: Final[dict[tuple[State, Event], tuple[State, Action | None]]] = {
     (State.WAITING, Event.TURN): (State.WORKING, Action.WORK),
     (State.WAITING, Event.HELD): (State.RELEASING, Action.RELEASE),
     (State.WORKING, Event.HELD): (State.RELEASING, Action.RELEASE),
@@ -159,7 +159,7 @@ class Life:
         if event is Event.BROKE:
             self.tries += 1
         event = self._judge(event)
-        state, action = _TABLE[self.state, event]
+        state, action = TRANSITIONS[self.state, event]
         if action is not None and now >= self.visible_until:
             state, action = State.LOST, None
         if state is not self.state:
@@ -179,7 +179,7 @@ class Life:
         if event is Event.BROKE and self.tries >= self._policy.call_tries:
             event = Event.UNDONE
         if event is Event.UNDONE and self._is_last and self._policy.has_dead_letter_queue:
-            return Event.GIVEN_UP if (self.state, Event.GIVEN_UP) in _TABLE else event
+            return Event.GIVEN_UP if (self.state, Event.GIVEN_UP) in TRANSITIONS else event
         return event
 
     def release_delay_s(self, now: float, uniform: Callable[[], float]) -> int:

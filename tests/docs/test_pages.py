@@ -8,6 +8,8 @@ import yaml
 
 from tests.docs.pages import DOCS, ROOT, anchors, links, pages
 
+MOST_LINES_OF_THE_README = 110
+
 
 @pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page: Path) -> None:
@@ -46,3 +48,8 @@ def test_the_site_asks_nobody_else() -> None:
     for page in DOCS.rglob("*.md"):
         assert "<script" not in page.read_text()
         assert "```mermaid" not in page.read_text(), "mermaid would be fetched from elsewhere: draw an SVG"
+
+
+def test_the_readme_is_short() -> None:
+    """One screen and a half."""
+    assert len((ROOT / "README.md").read_text().splitlines()) <= MOST_LINES_OF_THE_README
