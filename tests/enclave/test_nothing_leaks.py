@@ -83,7 +83,7 @@ async def _use_and_abuse(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
         await channel.call(Attest(nonce=bytes(16)), timeout_s=TIMEOUT_S)
 
     def tell(key: KeyPair, *_: object) -> bytes:
-        raise RuntimeError(f"a bug that quotes {key._key.secret!r}")
+        raise RuntimeError(f"a bug that quotes {key._key.secret.hex()}")
 
     with monkeypatch.context() as patch:
         patch.setattr(KeyPair, "sign", tell)
@@ -92,7 +92,7 @@ async def _use_and_abuse(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
             await stand.sign_items(sign_item("u1", record))  # from the cache
 
     def quote(private_key: bytearray) -> KeyPair:
-        raise ValueError(f"a library that quotes {bytes(private_key)!r}")
+        raise ValueError(f"a library that quotes {private_key.hex()}")
 
     with monkeypatch.context() as patch:
         patch.setattr(signer_module, "KeyPair", quote)
@@ -117,7 +117,7 @@ async def test_no_secret_leaves_an_enclave(
         listening = UnixAddress(str(tmp_path / "signer"))
         async with open_channel(listening, software="t", timeout_s=TIMEOUT_S, on_events=events.append):
             await _use_and_abuse(stand, monkeypatch)
-            logging.getLogger("asyncio").error("as asyncio does", exc_info=RuntimeError(repr(secrets.known)))
+            logging.getLogger("asyncio").error("as asyncio does", exc_info=RuntimeError(secrets.known[0].hex()))
             async with asyncio.timeout(TIMEOUT_S):
                 await until(lambda: {"item_failed", "library_report"} <= names_of(events))
         for access in (stand.access.generator, stand.access.signer):
