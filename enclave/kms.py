@@ -150,9 +150,8 @@ class KmsClient:
             raise SignerError(code) from error
         except (TimeoutError, BotoCoreError, OSError) as error:
             raise SignerError(ErrorCode.KMS_UNAVAILABLE) from error
-        except (
-            Exception
-        ) as error:  # botocore's parser raises ValueError, TypeError and more on an answer of another form
+        except Exception as error:
+            # An answer of another form: botocore's parser raises ValueError, TypeError and more.
             _log.error("kms_answer_unreadable", error_type=type(error).__name__)
             raise SignerError(ErrorCode.KMS_BAD_ANSWER) from error
         return answer, _open(answer, recipient)
