@@ -36,6 +36,7 @@ class Supervisor:
     def run(self) -> int:
         """Supervise; return the exit code once every child has ended."""
         signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED)
+        _ended()  # orphans of a shell that started this program: no signal will tell of those that have ended by now
         self._starts = dict.fromkeys(range(self._count), time.monotonic())
         while True:
             self._start_due()

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
@@ -161,6 +162,34 @@ async def test_processes_come_and_go_together(config: Path, tmp_path: Path) -> N
         _, text = process.communicate(timeout=TIMEOUT_S)
     assert (process.returncode, text) == (0, "")
     assert not any(Path(f"/proc/{child}").exists() for child in children)
+
+
+def _as_process_1(orphans_end: Path, *command: str) -> subprocess.Popen[bytes]:
+    """Run a command as process 1 with two orphans, one that ends before it starts and one later; skip if forbidden."""
+    own = ["unshare", "--pid", "--fork", "--kill-child"]
+    if shutil.which("unshare") is None or subprocess.run([*own, "true"], check=False, capture_output=True).returncode:
+        pytest.skip("no process numbers of one's own here (unshare --pid): the enclave did not run as process 1")
+    orphans = f'(true &); (while ! test -e "{orphans_end}"; do sleep 0.1; done &)'
+    shell = ["sh", "-c", f'{orphans}; sleep 0.1; exec "$@"', "sh"]
+    return subprocess.Popen([*own, *shell, *command], env={"PATH": os.environ["PATH"]}, cwd=ROOT)
+
+
+async def test_as_process_1(config: Path, tmp_path: Path) -> None:
+    """As in a container: it reaps what is orphaned, before it and later, SIGTERM reaches it, and it ends in order."""
+    orphans_end = tmp_path / "end"
+    program = [sys.executable, "-m", "local.enclave", str(config), "--state", str(tmp_path)]
+    with _as_process_1(orphans_end, *program) as outer:
+        try:
+            assert (await hello_of(UnixAddress(str(tmp_path / "s")))).reason is NotReadyReason.NO_CREDENTIALS
+            [supervisor] = children_of(outer.pid)
+            assert Path(f"/proc/{supervisor}/status").read_text().split("NSpid:")[1].split()[1] == "1"
+            await until(lambda: len(children_of(supervisor)) == 3)
+            orphans_end.touch()
+            await until(lambda: len(children_of(supervisor)) == 2)
+            os.kill(supervisor, signal.SIGTERM)
+            assert outer.wait(TIMEOUT_S) == 0
+        finally:
+            outer.kill()
 
 
 async def test_no_child_outlives_a_killed_supervisor(config: Path, tmp_path: Path) -> None:

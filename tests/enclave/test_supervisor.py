@@ -37,6 +37,7 @@ class Kernel:
         self.is_stopping = False
         self.ignores_sigterm = False
         self.orphans: list[int] = []
+        self.orphans_end_at = 0.0
         self.refusals = 0
         """How many of the next forks fail."""
         self._next_pid = 100
@@ -56,7 +57,7 @@ class Kernel:
         if pid != -1:
             del self.alive[pid]
             return pid, 0
-        if self.orphans:
+        if self.orphans and self.now >= self.orphans_end_at:
             return self.orphans.pop(), 0
         if not self.alive:
             raise ChildProcessError
@@ -153,6 +154,7 @@ def test_orphans_are_reaped(kernel: Kernel) -> None:
     """As PID 1 every orphan becomes ours; it is no child to restart."""
     kernel.lives = [5.0]
     kernel.orphans = [7, 8]
+    kernel.orphans_end_at = 5.0
     run(kernel)
     assert kernel.orphans == []
     assert kernel.starts == [0.0, 5.5]
