@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 PIP_FLAGS := --disable-pip-version-check --no-input --quiet
 CODE := config enclave local protocol workers tests
 
-.PHONY: help setup setup-dev check test test-servers demo docs reference bench fuzz soak chaos lock format clean
+.PHONY: help setup setup-dev check test test-servers test-image demo docs reference bench fuzz soak chaos lock format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -120,6 +120,9 @@ $(NODE_SERVERS)/.installed: tests/servers/package.json tests/servers/package-loc
 test-servers: setup-dev $(SERVERS_VENV)/.installed $(NODE_SERVERS)/.installed ## the whole service on moto, and on fauxqs and dynalite; the stacks on moto; says what was skipped
 	$(BIN)/pytest tests/servers tests/deploy/test_deploy_moto.py -v --durations=0
 	@echo "NOT TESTED: ElasticMQ and DynamoDB Local (Java programs that neither pip nor npm can install)"
+
+test-image: setup-dev ## make the contents of an enclave image twice, and compare them
+	TEST_IMAGE=1 $(BIN)/pytest tests/deploy/test_deploy_contents.py -v
 
 format: setup-dev ## put the code in its one form
 	$(BIN)/ruff format .
