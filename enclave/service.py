@@ -110,7 +110,7 @@ class EnclaveService:
             ready=reason is None,
             reason=reason,
             credentials_expire_in_s=self.credentials.expires_in_s,
-            in_flight=self._in_flight,
+            in_flight=self._in_flight - 1,  # without the one that asks
             counters=self._counters(),
         )
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from local.layout import Layout
+from local.ports import find_port
 from local.resources import BIRTH_TABLE, FREEZE_TABLE, KEY_TABLE, QueueUrls
 from protocol.messages import Role
 
@@ -21,6 +22,7 @@ table = "{freeze_table}"
 
 [generate]
 enclaves = ["{generator}"]
+health_port = {generate_health}
 
 [generate.engine]
 queue_url = "{queues.generate}"
@@ -30,6 +32,7 @@ dead_letter_queue_url = "{queues.generate_dead_letter}"
 
 [sign]
 enclaves = ["{signer}"]
+health_port = {sign_health}
 
 [sign.engine]
 queue_url = "{queues.sign}"
@@ -58,6 +61,8 @@ def write_worker_config(layout: Layout, *, region: str, kms_key_arn: str, queues
         queues=queues,
         generator=layout.enclave_address(Role.GENERATOR),
         signer=layout.enclave_address(Role.SIGNER),
+        generate_health=find_port(),
+        sign_health=find_port(),
         engine=_ENGINE.format(reply_queue_url=queues.reply),
     )
     layout.worker_config.write_text(text)

@@ -84,7 +84,7 @@ async def test_facts_counters_and_documents(tmp_path: Path) -> None:
         await stand.sign("u1", key.record)
         await stand.sign("u1", key.record)
         status = await status_of(stand.signer)
-        assert (status.ready, status.reason, status.in_flight) == (True, None, 1)
+        assert (status.ready, status.reason, status.in_flight) == (True, None, 0)
         assert status.counters["signatures"] == 2
         assert (status.counters["cache_hits"], status.counters["cache_misses"]) == (1, 1)
         assert status.counters["kms_calls"] == 1

@@ -171,11 +171,13 @@ def test_status_shows_queues_and_enclaves(shell: Shell, client: Client) -> None:
     assert {row["queue"] for row in told["queues"]} == {
         f"nitro-signer-{name}" for name in ("generate", "sign", "reply", "generate-dlq", "sign-dlq")
     }
+    assert {(row["role"], row["ready"]) for row in told["workers"]} == {("generate", True), ("sign", True)}
     assert {(row["role"], row["ready"]) for row in told["enclaves"]} == {("generator", True), ("signer", True)}
     lines = shell.good("status").splitlines()
     assert lines[0].split() == ["QUEUE", "WAITING", "IN", "FLIGHT", "DELAYED", "OLDEST"]
     assert "signer" in lines[-1]
-    assert json.loads(shell.good("status", "--no-enclaves", "--json"))["enclaves"] == []
+    less = json.loads(shell.good("status", "--no-enclaves", "--no-workers", "--json"))
+    assert (less["workers"], less["enclaves"]) == ([], [])
 
 
 def test_output_has_no_colours_where_nobody_sees_them(shell: Shell) -> None:

@@ -1,4 +1,4 @@
-"""`nitro-signer status`: how many jobs wait, are at work and have failed, and how the enclaves are."""
+"""`nitro-signer status`: how many jobs wait, are at work and have failed, and how workers and enclaves are."""
 
 import asyncio
 from typing import TYPE_CHECKING, Annotated, Final
@@ -16,13 +16,16 @@ from workers.cli.output import EXIT_REFUSED, print_json
 from workers.cli.queues import about, engines_of, open_queues
 from workers.cli.settings import ConfigOption, load_or_fail
 from workers.cli.table import print_table
+from workers.cli.worker_rows import Row, worker_rows
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from types_aiobotocore_sqs import SQSClient
 
-EPILOG: Final = examples("nitro-signer status --config worker.toml", "nitro-signer status --no-enclaves --json")
+EPILOG: Final = examples(
+    "nitro-signer status --config worker.toml", "nitro-signer status --no-workers --no-enclaves --json"
+)
 
 _TIMEOUT_S: Final = 5.0
 _MINUTE_S: Final = 60
@@ -35,27 +38,29 @@ _COUNTS: Final = {
 }
 """Our names, and those of SQS. The last is told by some servers only; on AWS it is a metric of CloudWatch."""
 
-Row = dict[str, str | int | bool | None]
-
 
 def status(
     config: ConfigOption,
     *,
+    workers: Annotated[
+        bool, typer.Option(help="Ask the workers on their health_port; they answer on their own instance only.")
+    ] = True,
     enclaves: Annotated[bool, typer.Option(help="Ask the enclaves; they answer on their own instance only.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Show queues, dead letters and enclaves. The numbers of SQS are approximate by its own word.
+    """Show queues, dead letters, workers and enclaves. The numbers of SQS are approximate by its own word.
 
-    Exit 0 when all is well; 1 when a dead-letter queue is not empty, or an enclave is not ready; 2 when the queues
-    cannot be reached.
+    Exit 0 when all is well; 1 when a dead-letter queue is not empty, or a worker or enclave is not ready; 2 when the
+    queues cannot be reached.
     """
     settings = load_or_fail("status", config)
-    queue_rows, enclave_rows = asyncio.run(_ask(settings, enclaves=enclaves))
+    queue_rows, worker_found, enclave_rows = asyncio.run(_ask(settings, workers=workers, enclaves=enclaves))
     needs_attention = any(row["is_dead_letter_queue"] and row["waiting"] for row in queue_rows) or any(
-        not row["ready"] for row in enclave_rows
+        row["ready"] is False for row in (*worker_found, *enclave_rows)
     )
     if as_json:
-        print_json({"queues": queue_rows, "enclaves": enclave_rows, "needs_attention": needs_attention})
+        rows = {"queues": queue_rows, "workers": worker_found, "enclaves": enclave_rows}
+        print_json({**rows, "needs_attention": needs_attention})
     else:
         print_table(
             ("QUEUE", "WAITING", "IN FLIGHT", "DELAYED", "OLDEST"),
@@ -64,6 +69,15 @@ def status(
                 for row in queue_rows
             ],
         )
+        if worker_found:
+            print()
+            print_table(
+                ("WORKER", "PROCESS", "READY", "IN FLIGHT", "LAST POLL", "SAYS"),
+                [
+                    (*(_shown(row[name]) for name in ("role", "process", "ready", "in_flight")), _poll(row), _says(row))
+                    for row in worker_found
+                ],
+            )
         if enclave_rows:
             print()
             print_table(
@@ -77,17 +91,18 @@ def status(
         raise typer.Exit(EXIT_REFUSED)
 
 
-async def _ask(settings: WorkerSettings, *, enclaves: bool) -> tuple[list[Row], list[Row]]:
+async def _ask(settings: WorkerSettings, *, workers: bool, enclaves: bool) -> tuple[list[Row], list[Row], list[Row]]:
     engines = engines_of(settings).values()
     jobs = [engine.queue_url for engine in engines]
     replies = list(dict.fromkeys(engine.reply_queue_url for engine in engines))
     dead = [engine.dead_letter_queue_url for engine in engines if engine.dead_letter_queue_url is not None]
     async with open_queues("status", settings.region) as sqs:
         queue_rows = [await _queue(sqs, url, is_dead_letter_queue=url in dead) for url in (*jobs, *replies, *dead)]
+    worker_found = await worker_rows(settings) if workers else []
     if not enclaves:
-        return queue_rows, []
+        return queue_rows, worker_found, []
     roles = [role for role in (settings.generate, settings.sign) if role is not None]
-    return queue_rows, [row for role in roles for base in role.enclaves for row in await _enclave(base)]
+    return queue_rows, worker_found, [row for role in roles for base in role.enclaves for row in await _enclave(base)]
 
 
 async def _queue(sqs: "SQSClient", queue_url: str, *, is_dead_letter_queue: bool) -> Row:
@@ -119,7 +134,7 @@ async def _enclave(base: Address) -> list[Row]:
     return rows
 
 
-def _shown(value: str | int | bool | None) -> str:  # noqa: FBT001 - a value to print, not a switch
+def _shown(value: str | float | bool | None) -> str:  # noqa: FBT001 - a value to print, not a switch
     match value:
         case None:
             return "-"
@@ -127,6 +142,15 @@ def _shown(value: str | int | bool | None) -> str:  # noqa: FBT001 - a value to 
             return "yes" if value else "no"
         case _:
             return str(value)
+
+
+def _says(row: Row) -> str:
+    return _shown(row["reason"])
+
+
+def _poll(row: Row) -> str:
+    seconds = row["last_poll_s"]
+    return f"{float(seconds):.0f} s ago" if seconds is not None else "-"
 
 
 def _age(row: Row) -> str:
