@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     Connect: TypeAlias = Callable[[ClientSettings], AbstractAsyncContextManager[SQSClient]]
 
 _JOB_ID_BYTES: Final = 16
+_NAME_BYTES: Final = 6
 _SENDS_AT_ONCE: Final = 16
 
 
@@ -47,8 +48,10 @@ class ClientStats:
     """Calls that wait for their reply."""
     answered: int
     """Replies that a call was waiting for, whatever they said."""
-    unknown: int
-    """Replies that nobody was waiting for: late, duplicate, or foreign. They are dropped."""
+    late: int
+    """Replies to jobs of this client that no call was waiting for any more: too late, or delivered twice. Dropped."""
+    foreign: int
+    """Replies to jobs that are not of this client: somebody else writes to its queue. Dropped."""
     malformed: int
     """Messages on the reply queue that are no reply. They are dropped."""
 
@@ -72,7 +75,8 @@ class SigningClient:
         self._settings = settings
         self._connect = connect or connect_sqs
         self._keys = {userid: PublicKey(userid, xy) for userid, xy in settings.pinned_keys.items()}
-        self._desk = ReplyDesk()
+        self._name = secrets.token_urlsafe(_NAME_BYTES)
+        self._desk = ReplyDesk(self._name)
         self._places = asyncio.Semaphore(settings.max_in_flight)
         self._stack = contextlib.AsyncExitStack()
         self._open: _Open | None = None
@@ -105,7 +109,7 @@ class SigningClient:
     def stats(self) -> ClientStats:
         """What this client has met so far."""
         desk = self._desk
-        return ClientStats(self._sent, desk.waiting, desk.answered, desk.unknown, desk.malformed)
+        return ClientStats(self._sent, desk.waiting, desk.answered, desk.late, desk.foreign, desk.malformed)
 
     def pin(self, userid: str, public_key: bytes) -> PublicKey:
         """Trust a public key (x || y, 64 bytes) that is known from elsewhere, as from `key verify`.
@@ -136,7 +140,7 @@ class SigningClient:
             raise BadRequestError(ErrorCode.BAD_REQUEST, "to generate, settings.trust must say whose word is taken")
         reply_to = self._opened.reply_queue_url
         with _bad_request():
-            job = GenerateJob(type="generate", job_id=_new_job_id(), userid=userid, reply_to=reply_to)
+            job = GenerateJob(type="generate", job_id=self._new_job_id(), userid=userid, reply_to=reply_to)
         reply = await self._ask(job, deadline_s)
         key = self._keys[userid] = born_key(job, reply, trust, self._keys.get(userid))
         return key
@@ -174,7 +178,7 @@ class SigningClient:
         with _bad_request():
             job = SignJob(
                 type="sign",
-                job_id=_new_job_id(),
+                job_id=self._new_job_id(),
                 userid=userid,
                 message=text,
                 encoding=encoding,
@@ -225,6 +229,10 @@ class SigningClient:
         except TimeoutError as error:
             detail = f"no reply within {limit_s:g} s" + (f" (receiving: {mailbox.trouble})" if mailbox.trouble else "")
             raise NoAnswerError(ErrorCode.DEADLINE_EXCEEDED, detail, job_id=job.job_id) from error
+
+    def _new_job_id(self) -> str:
+        """Return an id that nobody who may only send to the reply queue can guess."""
+        return f"{self._name}.{secrets.token_urlsafe(_JOB_ID_BYTES)}"
 
     @property
     def _opened(self) -> "_Open":
@@ -282,11 +290,6 @@ def _bad_request() -> Generator[None, None, None]:
         yield
     except ValidationError as error:
         raise BadRequestError(ErrorCode.BAD_REQUEST, describe_validation_error(error)) from error
-
-
-def _new_job_id() -> str:
-    """Return an id that nobody who may only send to the reply queue can guess."""
-    return secrets.token_urlsafe(_JOB_ID_BYTES)
 
 
 def _base64(message: bytes) -> tuple[str, MessageEncoding]:

@@ -14,15 +14,19 @@ class ReplyDesk:
 
     Attributes:
         answered: replies that a call was waiting for.
-        unknown: replies that nobody was waiting for: late, duplicate, or to a job of somebody else.
+        late: replies to own jobs that nobody was waiting for any more: too late, or delivered twice.
+        foreign: replies to jobs of somebody else.
         malformed: messages that are no reply.
         busy: set while a call waits.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
+        """Take the name that begins the job ids of this client, before a full stop."""
+        self._own = f"{name}."
         self._waiting: dict[str, asyncio.Future[Reply]] = {}
         self.answered = 0
-        self.unknown = 0
+        self.late = 0
+        self.foreign = 0
         self.malformed = 0
         self.busy = asyncio.Event()
 
@@ -61,7 +65,10 @@ class ReplyDesk:
             return
         answer = self._waiting.get(reply.job_id)
         if answer is None or answer.done():
-            self.unknown += 1
+            if reply.job_id.startswith(self._own):
+                self.late += 1
+            else:
+                self.foreign += 1
             return
         self.answered += 1
         answer.set_result(reply)

@@ -81,7 +81,7 @@ async def test_foreign_and_malformed_messages_are_counted_and_dropped(service: S
         await client.sign("u0", b"m")
         stats = client.stats
         await until(lambda: not service.queues[service.made[0]])
-    assert stats == ClientStats(sent=1, in_flight=0, answered=1, unknown=2, malformed=len(noise))
+    assert stats == ClientStats(sent=1, in_flight=0, answered=1, late=0, foreign=2, malformed=len(noise))
 
 
 async def test_a_lost_reply_ends_its_own_call_only(service: Service) -> None:
@@ -108,7 +108,7 @@ async def test_a_late_reply_is_dropped(service: Service) -> None:
             await client.sign("u0", b"first", deadline_s=1)
         service.release()
         second = await client.sign("u0", b"second")
-        assert client.stats.unknown == 1
+        assert client.stats.late == 1
         assert second.job_id == service.jobs[-1].job_id
 
 
@@ -127,7 +127,7 @@ async def test_a_cancelled_call_leaves_nothing_behind(service: Service) -> None:
             service.release()
         assert doomed.cancelled()
         assert (other.result().key.userid, third.result().key.userid) == ("u1", "u2")
-        await until(lambda: client.stats.unknown == 1 or not service.queues[service.made[0]])
+        await until(lambda: client.stats.late == 1 or not service.queues[service.made[0]])
         assert client.stats.in_flight == 0
 
 
@@ -241,11 +241,11 @@ async def test_a_reply_that_cannot_be_deleted_comes_again_and_is_dropped(service
         await client.sign("u0", b"m")
         await asyncio.sleep(VISIBILITY_TIMEOUT_S + 1)
         await client.sign("u0", b"m")
-        await until(lambda: not service.queues[service.made[0]] or client.stats.unknown == 1)
+        await until(lambda: not service.queues[service.made[0]] or client.stats.late == 1)
         with contextlib.suppress(NoAnswerError):
             service.answer = lambda _job: []
             await client.sign("u0", b"m", deadline_s=1)
-        assert client.stats == ClientStats(sent=3, in_flight=0, answered=2, unknown=1, malformed=0)
+        assert client.stats == ClientStats(sent=3, in_flight=0, answered=2, late=1, foreign=0, malformed=0)
 
 
 async def test_the_reply_queue_is_made_and_removed(service: Service) -> None:
