@@ -11,6 +11,7 @@ from config.keypolicy.evaluate import Decision, Outcome, Policies, Request, eval
 from config.keypolicy.make import AllowedImages, make_identity_policy, make_key_policy
 from config.keypolicy.model import MAX_KEY_POLICY_BYTES, Policy, PolicyKind, Statement, parse_policy
 from config.keypolicy.principals import Principal
+from config.keypolicy.retire import retire_image
 
 __all__ = [
     "MAX_KEY_POLICY_BYTES",
@@ -30,4 +31,5 @@ __all__ = [
     "make_identity_policy",
     "make_key_policy",
     "parse_policy",
+    "retire_image",
 ]

@@ -95,17 +95,22 @@ def make_key_policy(
     """Return the key policy: the generator's image makes data keys, the signer's opens them, and that is all.
 
     Raises:
-        PolicyError: a principal that is none, one role for both, or no administrator.
+        PolicyError: a principal that is none, one role or image for both, or no administrator.
     """
     admins = sorted(admin_arns)
     if not admins:
         raise PolicyError("at least one administrator: without PutKeyPolicy the key could never be managed again")
-    for arn in (generator_role_arn, signer_role_arn, *admins):
+    for arn in (generator_role_arn, signer_role_arn):
+        if not Principal.parse(arn).resource.startswith("role/"):
+            raise PolicyError(f"{arn} is not the ARN of a role (arn:aws:iam::ACCOUNT:role/NAME)")
+    for arn in admins:
         Principal.parse(arn)
     if generator_role_arn == signer_role_arn:
         raise PolicyError("generator and signer need a role each")
     if roles := {generator_role_arn, signer_role_arn}.intersection(admins):
         raise PolicyError(f"{roles.pop()} is a role of an enclave's instance and must not administer the key")
+    if set(generator_images.pcr0) & set(signer_images.pcr0):
+        raise PolicyError("generator and signer have a PCR0 in common: no image may do both")
     return {
         "Version": _POLICY_VERSION,
         "Id": "nitro-signer",

@@ -169,13 +169,13 @@ def test_principals_that_cannot_be_meant_are_refused(changes: dict[str, Any], te
 
 def test_a_full_policy_fits() -> None:
     """Two generations of images, two more PCRs and ten administrators stay far below the limit of KMS."""
-    images = AllowedImages(("ab" * 48, "cd" * 48), {3: ("ef" * 48,), 8: ("12" * 48,)})
+    others = {3: ("ef" * 48,), 8: ("12" * 48,)}
     admins = [f"{ADMIN}{number}" for number in range(10)]
     policy = make_key_policy(
         generator_role_arn=GENERATOR,
-        generator_images=images,
+        generator_images=AllowedImages(("ab" * 48, "cd" * 48), others),
         signer_role_arn=SIGNER,
-        signer_images=images,
+        signer_images=AllowedImages(("a1" * 48, "c1" * 48), others),
         admin_arns=admins,
     )
     assert len(json.dumps(policy, indent=2)) < MAX_KEY_POLICY_BYTES / 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -88,7 +89,10 @@ def test_make_reads_what_nitro_cli_prints_and_two_generations(tmp_path: Path) ->
     [
         (["--generator-pcr0", GENERATOR_PCR0], "--signer-pcr0 is missing"),
         ([*IMAGES, "--signer-pcr0", "00" * 48], "PCR0: zero"),
-        ([*IMAGES, "--signer-pcr0", "missing.json"], "is not a SHA-384"),
+        ([*IMAGES, "--signer-pcr0", "missing.json"], "'missing.json' is neither 96 hexadecimal digits nor a file"),
+        ([*IMAGES, "--signer-pcr0", GENERATOR_PCR0], "generator and signer have a PCR0 in common"),
+        ([*IMAGES, "--signer-role-arn", "arn:aws:iam::111122223333:root"], "root is not the ARN of a role"),
+        ([*IMAGES, "--signer-role-arn", "arn:aws:sts::111122223333:assumed-role/a/b"], "is not the ARN of a role"),
         ([*IMAGES, "--admin-arn", "Alice"], "'Alice' is not the ARN"),
     ],
 )
@@ -104,6 +108,69 @@ def test_make_refuses_a_file_that_nitro_cli_did_not_write(tmp_path: Path) -> Non
     path.write_text("{}")
     result = run("make", *ROLES, "--generator-pcr0", path, "--signer-pcr0", SIGNER_PCR0)
     assert (result.exit_code, "other.json: not what nitro-cli" in result.stderr) == (2, True)
+
+
+def test_an_upgrade_from_beginning_to_end(tmp_path: Path) -> None:
+    """While it lasts both signers open data keys; `retire` leaves the policy that `make` prints without the old one."""
+    both, after = tmp_path / "both.json", tmp_path / "after.json"
+    both.write_text(run("make", *ROLES, *IMAGES, "--signer-pcr0", OTHER_PCR0).stdout)
+    for pcr0 in (SIGNER_PCR0, OTHER_PCR0):
+        assert run("simulate", both, "--action", "Decrypt", "--pcr0", pcr0).exit_code == 0
+    build = tmp_path / "old-signer.json"
+    build.write_text(json.dumps(BUILD))
+    retired = run("retire", both, "--pcr0", build)
+    assert retired.exit_code == 0
+    after.write_text(retired.stdout)
+    made = run("make", *ROLES, "--generator-pcr0", GENERATOR_PCR0, "--signer-pcr0", OTHER_PCR0)
+    assert json.loads(retired.stdout) == json.loads(made.stdout)
+    assert [
+        run("simulate", after, "--action", "Decrypt", "--pcr0", pcr0).exit_code for pcr0 in (SIGNER_PCR0, OTHER_PCR0)
+    ] == [1, 0]
+    again = run("retire", after, "--pcr0", build)
+    assert (again.exit_code, again.stdout, again.stderr) == (
+        1, "", f"policy: {after}: no condition names the image {SIGNER_PCR0}\n",
+    )  # fmt: skip
+    last = run("retire", after, "--pcr0", OTHER_PCR0)
+    assert (last.exit_code, last.stdout) == (1, "")
+    assert "SignerOpensDataKeys: kms:RecipientAttestation:PCR0 names no other image" in last.stderr
+
+
+def test_retire_changes_a_policy_by_hand_no_further(tmp_path: Path) -> None:
+    """One statement, single values, ImageSha384, other operators and other PCRs stay as they are written."""
+    image, kernel = "kms:RecipientAttestation:ImageSha384", "kms:RecipientAttestation:PCR1"
+    statement: dict[str, Any] = {
+        "Sid": "Use", "Effect": "Allow", "Principal": {"AWS": SIGNER}, "Action": "kms:Decrypt", "Resource": "*",
+        "Condition": {
+            "StringEqualsIgnoreCase": {image: [SIGNER_PCR0.upper(), OTHER_PCR0], kernel: SIGNER_PCR0},
+            "StringLike": {"kms:EncryptionContext:userid": "u*"},
+        },
+    }  # fmt: skip
+    path = tmp_path / "policy.json"
+    path.write_text(json.dumps({"Id": "mine", "Statement": statement}))
+    changed = json.loads(run("retire", path, "--pcr0", SIGNER_PCR0).stdout)
+    condition = {**statement["Condition"], "StringEqualsIgnoreCase": {image: [OTHER_PCR0], kernel: SIGNER_PCR0}}
+    assert changed == {"Id": "mine", "Statement": [{**statement, "Condition": condition}]}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["missing.json", "--pcr0", SIGNER_PCR0], "missing.json: No such file"),
+        (["bad.json", "--pcr0", SIGNER_PCR0], "bad.json: not JSON"),
+        (["bad.json", "--pcr0", "00"], "--pcr0: '00' is neither 96 hexadecimal digits nor a file"),
+    ],
+)
+def test_retire_names_a_misuse(
+    arguments: list[str], text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Exit code 2, one line, nothing on standard output that could be taken for a policy."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bad.json").write_text("no")
+    if "bad.json: not" not in text:
+        (tmp_path / "bad.json").write_text(json.dumps({"Statement": [{"Effect": "Deny", "Principal": "*"}]}))
+    result = run("retire", *arguments)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert text in result.stderr
 
 
 def test_check_explains_the_demos_flaw(demo: Path, made: Path) -> None:
@@ -193,6 +260,9 @@ def test_simulate_takes_the_pcrs_of_a_document(vectors: Path, tmp_path: Path) ->
     path.write_text(run("make", *ROLES, "--generator-pcr0", GENERATOR_PCR0, "--signer-pcr0", pcr0).stdout)
     assert run("simulate", path, "--action", "Decrypt", "--document", document).exit_code == 0
     assert run("simulate", path, "--action", "GenerateDataKey", "--document", document).exit_code == 1
+    text = tmp_path / "document.base64"
+    text.write_bytes(base64.encodebytes(document.read_bytes()))
+    assert run("simulate", path, "--action", "Decrypt", "--document", text).exit_code == 0
 
 
 @pytest.mark.parametrize(
@@ -221,13 +291,6 @@ def test_simulate_needs_somebody_who_asks(tmp_path: Path) -> None:
     result = run("simulate", path, "--action", "Decrypt")
     assert (result.exit_code, "say --principal" in result.stderr) == (2, True)
     assert run("simulate", path, "--action", "Decrypt", "--principal", SIGNER).exit_code == 0
-
-
-@pytest.mark.parametrize("command", ["make", "check", "simulate"])
-def test_help_has_an_example(command: str) -> None:
-    """Each command shows how it is used."""
-    result = run(command, "--help")
-    assert (result.exit_code, "Example:" in result.stdout) == (0, True)
 
 
 def test_measurements_of_a_signed_image_have_pcr8() -> None:

@@ -1,8 +1,5 @@
 """`nitro-signer attestation verify`: checks an attestation document and prints what it says."""
 
-import base64
-import binascii
-import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,13 +17,11 @@ from protocol.attestation import (
     VerifiedDocument,
     parse_document,
 )
+from workers.cli.document_file import read_document
 from workers.cli.examples import examples
 from workers.cli.output import EXIT_REFUSED, print_json, read_hex, read_pcr, read_root
 
 app = typer.Typer(no_args_is_help=True, help="Attestation documents of AWS Nitro Enclaves.")
-
-MAX_INPUT_BYTES: Final = 64 * 1024
-"""A document has at most 16.5 KB, in base64 with line ends under 24 KB."""
 
 MAX_AGE_S: Final = 3 * 3600
 """For `--at`: the lifetime of a leaf certificate."""
@@ -34,7 +29,6 @@ MAX_AGE_S: Final = 3 * 3600
 MAX_FUTURE_S: Final = 60
 """For `--at`: room for a time that was written down without its fraction, or by another clock."""
 
-_FIRST_BYTES: Final = b"\x84\xd2"  # an array of four, or tag 18 around it; neither begins a base64 text
 _MS: Final = 1000
 
 
@@ -83,7 +77,7 @@ def verify(
         user_data=ANYTHING,
         allow_debug=pcr0 is None,  # where the image does not matter; it is marked in the output
     )
-    data = _decode_base64(_read_input(file))
+    data = read_document(file, option="FILE")
     try:
         verified = parse_document(data).verify(trust_root, policy, when)
     except AttestationError as error:
@@ -108,30 +102,6 @@ def _read_time(text: str | None) -> tuple[VerificationTime, str]:
 def _from_iso(text: str) -> float:
     time = datetime.fromisoformat(text)
     return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
-
-
-def _read_input(file: str) -> bytes:
-    try:
-        if file == "-":
-            data = sys.stdin.buffer.read(MAX_INPUT_BYTES + 1)
-        else:
-            with Path(file).open("rb") as source:
-                data = source.read(MAX_INPUT_BYTES + 1)
-    except OSError as error:
-        raise typer.BadParameter(f"{file}: {error.strerror}", param_hint="FILE") from error
-    if len(data) > MAX_INPUT_BYTES:
-        raise typer.BadParameter(f"{file} has more than {MAX_INPUT_BYTES} bytes: not a document", param_hint="FILE")
-    return data
-
-
-def _decode_base64(data: bytes) -> bytes:
-    if data[:1] and data[:1] in _FIRST_BYTES:
-        return data
-    text = b"".join(data.split()).translate(bytes.maketrans(b"-_", b"+/"))
-    try:
-        return base64.b64decode(text + b"=" * (-len(text) % 4), validate=True)
-    except binascii.Error:
-        return data  # the parser says what is wrong with it
 
 
 def _print_refusal(error: AttestationError, basis: _Basis, *, as_json: bool) -> None:

@@ -232,7 +232,9 @@ def _tell(rejected: Mapping[int, str], report: TextIO | None) -> None:
 
 
 def _how_to_go_on(state_path: Path | None) -> str:
-    return "" if state_path is None else f"; {state_path} knows how far it came: --resume goes on"
+    if state_path is None:
+        return ""
+    return f"; {state_path} knows how far it came: --resume goes on" if state_path.exists() else "; nothing was sent"
 
 
 def _print_sum(progress: Progress, *, as_json: bool) -> None:

@@ -1,4 +1,4 @@
-"""`nitro-signer policy make | check | simulate`: KMS key policies, made, judged and asked."""
+"""`nitro-signer policy make | retire | check | simulate`: KMS key policies, made, changed, judged and asked."""
 
 import json
 import re
@@ -22,12 +22,14 @@ from config.keypolicy import (
     make_identity_policy,
     make_key_policy,
     parse_policy,
+    retire_image,
 )
 from config.keypolicy.check import Finding, check_policy
 from config.keypolicy.conditions import RequestContext
 from config.keypolicy.evaluate import NO_RESOURCE
 from protocol.attestation import AttestationError, parse_document
 from workers.cli.build_output import BuildOutputError, read_measurements
+from workers.cli.document_file import read_document
 from workers.cli.examples import examples
 from workers.cli.output import EXIT_MISUSE, EXIT_REFUSED, print_json
 
@@ -36,6 +38,7 @@ app = typer.Typer(no_args_is_help=True, help="KMS key policies: make one, check 
 _MAX_FILE_BYTES: Final = 1 << 20
 _WITHOUT_KEY: Final = frozenset({"generaterandom", "createkey", "listkeys", "listaliases"})
 _PCR_DIGITS: Final = 96
+_PCR: Final = re.compile(rf"[0-9A-Fa-f]{{{_PCR_DIGITS}}}")
 _PCR_OPTION: Final = "HEX"
 _PCR_HELP: Final = "What the caller's attestation document says; 96 hexadecimal digits."
 
@@ -73,7 +76,7 @@ def make(
     iam: Annotated[bool, typer.Option("--iam", help="Print the IAM policy of the generator's role instead.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help='One object: {"key_policy": …, "iam_policy": …}.')] = False,
 ) -> None:
-    """Print the key policy for two images. To end an upgrade, run it again without the old PCR0. Exit 0, or 2."""
+    """Print the key policy for two images, or four while an upgrade lasts: `policy retire` ends it. Exit 0, or 2."""
     others = {index: tuple(_lower(values)) for index, values in ((3, pcr3), (8, pcr8)) if values}
     try:
         generator = AllowedImages(_pcr0("--generator-pcr0", generator_pcr0), others)
@@ -92,6 +95,29 @@ def make(
         print_json({"key_policy": key_policy, "iam_policy": iam_policy})
     else:
         print(json.dumps(iam_policy if iam else key_policy, indent=2))
+
+
+@app.command(epilog=examples("nitro-signer policy retire key-policy.json --pcr0 old-signer.json > new-policy.json"))
+def retire(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The key policy or IAM policy, JSON.")],
+    *,
+    pcr0: Annotated[
+        list[str], typer.Option(metavar="HEX|FILE", help="PCR0 of an image that is replaced; may be repeated.")
+    ],
+) -> None:
+    """Print a policy without an old image, when an upgrade is over. Everything else in it stays as it is.
+
+    Exit 0; 1 when the policy does not name the image, or names no other; 2 for a misuse.
+    """
+    parsed = _read_policy(file)
+    document: dict[str, Any] = json.loads(_read(file))
+    for old in _pcr0("--pcr0", pcr0):
+        try:
+            document = retire_image(document, parsed, old)
+        except PolicyError as error:
+            typer.echo(f"policy: {file}: {error}", err=True)
+            raise typer.Exit(EXIT_REFUSED) from error
+    print(json.dumps(document, indent=2))
 
 
 @app.command(epilog=examples("nitro-signer policy check key-policy.json"))
@@ -113,7 +139,12 @@ def check(
         raise typer.Exit(EXIT_REFUSED)
 
 
-@app.command(epilog=examples("nitro-signer policy simulate key-policy.json --action Decrypt --pcr0 96-DIGITS"))
+@app.command(
+    epilog=examples(
+        "nitro-signer policy simulate key-policy.json --action Decrypt --pcr0 3f1c…9a",
+        "nitro-signer policy simulate key-policy.json --action GenerateDataKey --document document.cbor",
+    )
+)
 def simulate(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The key policy, JSON.")],
     *,
@@ -129,7 +160,8 @@ def simulate(
     pcr4: Annotated[str | None, typer.Option(metavar=_PCR_OPTION, help=_PCR_HELP)] = None,
     pcr8: Annotated[str | None, typer.Option(metavar=_PCR_OPTION, help=_PCR_HELP)] = None,
     document: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Take the PCRs of this document; it is not verified.")
+        str | None,
+        typer.Option(metavar="FILE", help="Take the PCRs of this document, binary or base64; it is not verified."),
     ] = None,
     iam: Annotated[list[Path] | None, typer.Option(metavar="FILE", help="An IAM policy of the one who asks.")] = None,
     context: Annotated[
@@ -208,22 +240,24 @@ def _pcr0(option: str, values: list[str] | None) -> tuple[str, ...]:
         raise _misuse(f"{option} is missing")
     texts: list[str] = []
     for value in values:
-        path = Path(value)
-        if len(value) == _PCR_DIGITS or not path.is_file():
+        if _PCR.fullmatch(value):
             texts.append(value.lower())
             continue
+        path = Path(value)
+        if not path.is_file():
+            raise _misuse(f"{option}: {value!r} is neither {_PCR_DIGITS} hexadecimal digits nor a file")
         try:
             texts.append(read_measurements(_read(path).decode(errors="replace"))["PCR0"])
         except BuildOutputError as error:
             raise _misuse(f"{path}: {error}") from error
-    return tuple(texts)
+    return tuple(dict.fromkeys(texts))
 
 
-def _document_pcrs(path: Path) -> dict[int, bytes]:
+def _document_pcrs(name: str) -> dict[int, bytes]:
     try:
-        return dict(parse_document(_read(path)).pcrs)
+        return dict(parse_document(read_document(name, option="--document")).pcrs)
     except AttestationError as error:
-        raise _misuse(f"{path}: {error}") from error
+        raise _misuse(f"{name}: {error}") from error
 
 
 def _pcr_value(index: int, text: str) -> bytes:
