@@ -44,8 +44,11 @@ def _part(command: Any, name: str) -> str:
     if records:
         lines.append(table(("argument or option", "meaning"), ((code(use), text) for use, text in records)))
     if command.epilog:
-        examples = command.epilog.partition(": ")[2].split("; ")
-        lines += ["```text", *(" ".join(example.split()) for example in examples), "```", ""]
+        note, _, examples = command.epilog.rpartition("\b\n")
+        if note.strip():
+            lines += [_paragraphs(note.strip()), ""]
+        shown = [line.strip().removeprefix("$ ") for line in examples.splitlines()[1:]]  # the first one is a title
+        lines += ["```text", *shown, "```", ""]
     return "\n".join(lines)
 
 

@@ -20,6 +20,7 @@ from local.ministack import MiniStackError
 from local.stack import StackError, run_stack
 from local.stack_facts import StackFacts
 from local.story import StepFailedError, Story
+from workers.cli.examples import examples
 
 _INTERRUPTED: Final = 130
 """What a shell reports for Ctrl-C."""
@@ -41,7 +42,7 @@ StateOption = Annotated[
 ]
 
 
-@app.command(epilog="Example: nitro-local up --state ./stack --ready-file ./stack.json")
+@app.command(epilog=examples("nitro-local up --state ./stack --ready-file ./stack.json"))
 def up(
     state: StateOption = None,
     ready_file: Annotated[
@@ -56,7 +57,7 @@ def up(
         _run(_up(folder, ready_file), code_when_stopped=0)
 
 
-@app.command(epilog="Example: nitro-local demo")
+@app.command(epilog=examples("nitro-local demo"))
 def demo(state: StateOption = None) -> None:
     """Start everything, let a key be born and sign, show three attacks fail, and stop.
 
@@ -66,7 +67,7 @@ def demo(state: StateOption = None) -> None:
         _run(run_demo(folder, Story(Console())), code_when_stopped=_INTERRUPTED)
 
 
-@app.command(epilog='Example: eval "$(nitro-local env --state ./stack)"')
+@app.command(epilog=examples('eval "$(nitro-local env --state ./stack)"'))
 def env(
     state: Annotated[Path, typer.Option(help="The state folder of a running `nitro-local up`.")],
     wait: Annotated[float, typer.Option(help="Seconds to wait for a stack that is still starting.", min=0)] = 0,

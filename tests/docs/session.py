@@ -33,6 +33,7 @@ HOME = "/home/you/nitro-signer"
 """Where a page says that the reader works."""
 
 _BLOCK = re.compile(r"^```(sh|text)\n(.*?)^```\n", re.DOTALL | re.MULTILINE)
+_AGO = re.compile(r"\b\d+ s ago")
 _VARYING = re.compile(
     r"\b\d{4}-\d\d-\d\dT[\d:.]+(?:\+00:00|Z)?"  # times
     r"|\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b"  # ids of messages
@@ -78,7 +79,7 @@ class Steady:
     def __call__(self, text: str) -> str:
         """Return the text with the numbers in place of the values, and columns that need no certain width."""
         numbered = _VARYING.sub(lambda match: f"<{self._number(match[0])}>", text)
-        return re.sub(r" {2,}", "  ", numbered)
+        return re.sub(r" {2,}", "  ", _AGO.sub("some seconds ago", numbered))
 
     def _number(self, value: str) -> int:
         key = value.lower().removeprefix("0x")

@@ -12,6 +12,9 @@ from typing import Final
 from protocol.model import StrictModel
 
 REPORT_INTERVAL_S: Final = 2.0
+REPORT_SOON_S: Final = 0.25
+"""While no jobs are taken: that they are taken again is told at once."""
+
 SILENT_AFTER_S: Final = 15.0
 """A process that has reported nothing for so long is not healthy."""
 

@@ -27,7 +27,7 @@ from workers.queue.engine import Engine
 from workers.queue.gate import AllOpen, Gate
 from workers.queue.outcome import JobHandler
 from workers.queue.stopping import Stop
-from workers.service.health import REPORT_INTERVAL_S, ProcessHealth
+from workers.service.health import REPORT_INTERVAL_S, REPORT_SOON_S, ProcessHealth
 from workers.service.reporting import Reporter, Sources
 from workers.service.sdnotify import Notifier
 from workers.sign import SignHandler
@@ -231,8 +231,10 @@ async def _attended(
 
     async def tell_health() -> None:
         while True:
-            surroundings.tell_health(await _health(engine, parts, credentials, surroundings.clock))
-            await asyncio.sleep(REPORT_INTERVAL_S)
+            health = await _health(engine, parts, credentials, surroundings.clock)
+            surroundings.tell_health(health)
+            takes_jobs = health.enclave_up and not health.paused
+            await asyncio.sleep(REPORT_INTERVAL_S if takes_jobs else REPORT_SOON_S)
 
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(part()) for part in (notifier.keep_alive, tell, tell_end, tell_health, reporter.run)]
