@@ -18,6 +18,7 @@ import typer
 from config.logging import configure_logging
 from protocol.clock import system_clock
 from workers.cli.examples import examples
+from workers.cli.output import fail
 from workers.cli.settings import ConfigOption, load_or_fail, role_or_fail
 
 if TYPE_CHECKING:
@@ -72,8 +73,17 @@ def _run(role: "WorkerRole", config: "Path", group: int | None) -> None:
 
 
 def _run_logged(work: "Coroutine[Any, Any, int]") -> int:
+    from botocore.exceptions import ConfigParseError, InvalidConfigError, PartialCredentialsError, ProfileNotFound
+
+    from workers.service.health_server import HealthPortError
+
     try:
         return asyncio.run(work)
+    except HealthPortError as error:
+        structlog.get_logger().critical("health_port_taken", address=str(error))
+        return EXIT_FAILED
+    except (ConfigParseError, InvalidConfigError, PartialCredentialsError, ProfileNotFound) as error:
+        fail("worker", str(error))  # what the SDK was told cannot be used, and will not be by trying again
     except Exception as error:  # noqa: BLE001 - whatever it is, the log says it and the code tells
         structlog.get_logger().critical("worker_failed", exc_info=error)
         return EXIT_FAILED

@@ -13,6 +13,10 @@ _HOST: Final = "127.0.0.1"
 _END_S: Final = 1.0
 
 
+class HealthPortError(Exception):
+    """The health port cannot be had; its text is the address."""
+
+
 @contextlib.asynccontextmanager
 async def serve_health(board: HealthBoard, port: int | None, *, role: str, clock: Clock) -> AsyncGenerator[None, None]:
     """Answer until the end; `port` None answers nobody.
@@ -24,7 +28,7 @@ async def serve_health(board: HealthBoard, port: int | None, *, role: str, clock
         clock: the one that the board's reports are noted by.
 
     Raises:
-        OSError: the port is taken.
+        HealthPortError: the port cannot be had; somebody else has it, most likely.
     """
     if port is None:
         yield
@@ -51,7 +55,10 @@ async def serve_health(board: HealthBoard, port: int | None, *, role: str, clock
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=_END_S)
     await runner.setup()
     try:
-        await web.TCPSite(runner, _HOST, port).start()
+        try:
+            await web.TCPSite(runner, _HOST, port).start()
+        except OSError as error:
+            raise HealthPortError(f"{_HOST}:{port}") from error
         yield
     finally:
         await runner.cleanup()

@@ -141,7 +141,7 @@ def test_aws_that_refuses_is_one_line(config: str, command: Sequence[str], monke
     "command",
     [
         ["enqueue", "sign", "u1", "x"], ["enqueue", "file", "jobs.jsonl"], ["replies"], ["status"], ["dlq", "list"],
-        ["doctor"], ["key", "prove", "u1"], ["brakes", "show"],
+        ["doctor"], ["key", "prove", "u1"], ["brakes", "show"], ["worker", "sign"],
     ],
 )  # fmt: skip
 @pytest.mark.parametrize(
@@ -393,6 +393,23 @@ async def test_replies_that_do_not_come_are_exit_code_1(stack: Stack) -> None:
     process = await stack.start("replies", "--count", "1", "--timeout", "0")
     _, error = await process.communicate()
     assert (process.returncode, error) == (1, b"replies: 0 of 1 came\n")
+
+
+async def test_a_health_port_that_is_taken_is_named(config: str) -> None:
+    """The worker ends with code 1, to be started again: who has the port may give it back."""
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        port = holder.getsockname()[1]
+        environ = {**os.environ, **CREDENTIALS, "NITRO_SIGNER_SIGN__HEALTH_PORT": str(port)}
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "workers", "worker", "sign", "--config", config,
+            env=environ, cwd=ROOT, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        output, error = await process.communicate()
+    assert (process.returncode, error) == (1, b"")
+    [line] = [json.loads(text) for text in output.splitlines()]
+    assert (line["event"], line["address"]) == ("health_port_taken", f"127.0.0.1:{port}")
 
 
 async def test_a_worker_that_cannot_work_is_exit_code_2(stack: Stack) -> None:
