@@ -1,16 +1,23 @@
 """What holds for every test: nothing of this machine's settings, no connection that leaves it, logging as it was."""
 
+from __future__ import annotations
+
 import logging
 import os
 import socket
 import sys
-from collections.abc import Iterator
 from ipaddress import ip_address
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import structlog
 from hypothesis import HealthCheck, settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.stack.harness import Up
 
 # A slow machine is no failure: no test of ours asserts how long anything takes.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -90,3 +97,13 @@ def vectors() -> Path:
     if not _VECTORS.is_dir():
         pytest.skip(f"no shared vectors at {_VECTORS}: these checks did not run")
     return _VECTORS
+
+
+@pytest.fixture(scope="session")
+def shared_up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    """One whole local stack in child processes, for all tests that leave no trace on its queues."""
+    from tests.stack.harness import Up  # loads the SDK, which few tests need
+
+    up = Up(tmp_path_factory.mktemp("stack"))
+    yield up
+    assert up.stop() == 0

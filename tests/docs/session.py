@@ -79,7 +79,8 @@ class Steady:
     def __call__(self, text: str) -> str:
         """Return the text with the numbers in place of the values, and columns that need no certain width."""
         numbered = _VARYING.sub(lambda match: f"<{self._number(match[0])}>", text)
-        return re.sub(r" {2,}", "  ", _AGO.sub("some seconds ago", numbered))
+        narrow = re.sub(r" {2,}", "  ", _AGO.sub("some seconds ago", numbered))
+        return re.sub(r"^(unix://.*  (?:yes|no))  \d+", r"\1  #", narrow, flags=re.MULTILINE)  # requests at this moment
 
     def _number(self, value: str) -> int:
         key = value.lower().removeprefix("0x")

@@ -1,6 +1,5 @@
 """The how-to pages: their commands are run, and their Python stands in programs that are run."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,23 +12,15 @@ PAGES = sorted((DOCS / "howto").glob("*.md"))
 RUN = [page for page in PAGES if blocks(page.read_text())]
 
 
-@pytest.fixture(scope="module")
-def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
-    """A stack that is there, as after the first two steps of the tutorial."""
-    started = Up(tmp_path_factory.mktemp("howto"))
-    yield started
-    assert started.stop() == 0
-
-
 @pytest.mark.stack
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("path", RUN, ids=lambda path: path.stem)
-def test_a_page_does_what_it_says(path: Path, up: Up, tmp_path: Path) -> None:
+def test_a_page_does_what_it_says(path: Path, shared_up: Up, tmp_path: Path) -> None:
     """Each command succeeds and prints what the page shows, but for values that vary."""
     page = path.read_text()
     if "aws --endpoint-url" in page and not (ROOT / ".venv-awscli" / ".installed").exists():
         pytest.skip("no AWS CLI: `make test` installs it")
-    results = run_page(page, tmp_path, stack_environ(up))
+    results = run_page(page, tmp_path, stack_environ(shared_up))
     printed = with_outputs(page, [text for _, text, _ in results])
     assert Steady()(printed) == Steady()(page), f"run: python -m tests.docs.session {path.relative_to(ROOT)}"
 

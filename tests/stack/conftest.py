@@ -1,4 +1,4 @@
-"""A whole local stack in child processes, started once for the tests of this folder that share it."""
+"""Clients of the stack that tests share (`tests/conftest.py` starts it), and stacks of one's own."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -6,14 +6,6 @@ from pathlib import Path
 import pytest
 
 from tests.stack.harness import Client, Up
-
-
-@pytest.fixture(scope="session")
-def shared_up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
-    """One stack for all tests that leave no trace on its queues."""
-    up = Up(tmp_path_factory.mktemp("stack"))
-    yield up
-    assert up.stop() == 0
 
 
 @pytest.fixture
