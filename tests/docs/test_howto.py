@@ -18,7 +18,7 @@ RUN = [page for page in PAGES if blocks(page.read_text())]
 def test_a_page_does_what_it_says(path: Path, shared_up: Up, tmp_path: Path) -> None:
     """Each command succeeds and prints what the page shows, but for values that vary."""
     page = path.read_text()
-    if "aws --endpoint-url" in page and not (ROOT / ".venv-awscli" / ".installed").exists():
+    if '"aws --endpoint-url' in page and not (ROOT / ".venv-awscli" / ".installed").exists():
         pytest.skip("no AWS CLI: `make test` installs it")
     results = run_page(page, tmp_path, stack_environ(shared_up))
     printed = with_outputs(page, [text for _, text, _ in results])
