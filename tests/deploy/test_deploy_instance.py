@@ -80,15 +80,18 @@ class Machine:
         path.write_text(text)
         path.chmod(0o755)
 
-    def run(self, script: str) -> subprocess.CompletedProcess[str]:
-        """Run a script of the deployment."""
-        environ = {
+    def environ(self) -> dict[str, str]:
+        """Return the environment of what runs here."""
+        return {
             "PATH": f"{self.bin}{os.pathsep}{os.environ['PATH']}",
             "ROOT": str(self.root),
             "CALLS": str(self.calls),
         }
+
+    def run(self, script: str) -> subprocess.CompletedProcess[str]:
+        """Run a script of the deployment."""
         command = ["bash", str(DEPLOY / "instance" / script)]
-        return subprocess.run(command, env=environ, capture_output=True, text=True, check=False, timeout=100)
+        return subprocess.run(command, env=self.environ(), capture_output=True, text=True, check=False, timeout=100)
 
     def called(self, program: str) -> list[str]:
         """Return the calls of one stub, in order."""
@@ -96,7 +99,12 @@ class Machine:
 
     def told(self) -> tuple[str, str]:
         """Return what Auto Scaling and what the stack was told of the installation, each once."""
-        hook, signal = self.called("aws")
+        return self.told_by(self.called("aws"))
+
+    @staticmethod
+    def told_by(calls: list[str]) -> tuple[str, str]:
+        """Return the same of these calls."""
+        hook, signal = calls
         result = re.search(r"complete-lifecycle-action .*--lifecycle-hook-name installed .*-result (\w+)$", hook)
         status = re.search(r"signal-resource .*--logical-resource-id (?:Signers|Generators) .*--status (\w+)$", signal)
         assert result is not None, hook
