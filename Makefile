@@ -4,6 +4,7 @@ VENV := .venv
 MINISTACK_VENV := .venv-ministack
 SERVERS_VENV := .venv-servers
 NODE_SERVERS := .node-servers
+JAVA_SERVERS := .java-servers
 BENCH_VENV := .venv-bench
 DOCS_VENV := .venv-docs
 CHECKOV_VENV := .venv-checkov
@@ -117,9 +118,15 @@ $(NODE_SERVERS)/.installed: tests/servers/package.json tests/servers/package-loc
 	@if command -v npm >/dev/null; then cd $(NODE_SERVERS) && npm ci --ignore-scripts --no-audit --no-fund --silent && touch .installed; \
 	else echo "NO npm: fauxqs and dynalite are SKIPPED"; fi
 
-test-servers: setup-dev $(SERVERS_VENV)/.installed $(NODE_SERVERS)/.installed ## the whole service on moto, and on fauxqs and dynalite; the stacks on moto; says what was skipped
+$(JAVA_SERVERS)/.installed: tests/servers/pom.xml
+	@mkdir -p $(JAVA_SERVERS)
+	@if command -v java >/dev/null && command -v mvn >/dev/null; then \
+		mvn --quiet --batch-mode --strict-checksums -f $< dependency:copy-dependencies -DoutputDirectory=$(CURDIR)/$(JAVA_SERVERS) && touch $@; \
+	else echo "NO java or mvn: ElasticMQ is SKIPPED"; fi
+
+test-servers: setup-dev $(SERVERS_VENV)/.installed $(NODE_SERVERS)/.installed $(JAVA_SERVERS)/.installed ## the whole service on moto, on fauxqs and dynalite, and on ElasticMQ; the stacks on moto; says what was skipped
 	$(BIN)/pytest tests/servers tests/deploy/test_deploy_moto.py -v --durations=0
-	@echo "NOT TESTED: ElasticMQ and DynamoDB Local (Java programs that neither pip nor npm can install)"
+	@echo "NOT TESTED: DynamoDB Local (its licence is not an open one)"
 
 test-image: setup-dev ## make the contents of an enclave image twice, and compare them
 	TEST_IMAGE=1 $(BIN)/pytest tests/deploy/test_deploy_contents.py -v
@@ -143,5 +150,5 @@ lock: ## renew the lock files from pyproject.toml (needs uv)
 LOCK_FLAGS := --quiet --generate-hashes --universal --no-emit-index-url --no-header --no-annotate --python-version 3.11 --upgrade
 
 clean: ## remove what the other targets made
-	rm -rf $(VENV) $(MINISTACK_VENV) $(SERVERS_VENV) $(NODE_SERVERS) $(BENCH_VENV) $(DOCS_VENV) $(CHECKOV_VENV) $(AWSCLI_VENV) .mypy_cache .ruff_cache .pytest_cache .coverage .hypothesis .fuzz .import_linter_cache build *.egg-info
+	rm -rf $(VENV) $(MINISTACK_VENV) $(SERVERS_VENV) $(NODE_SERVERS) $(JAVA_SERVERS) $(BENCH_VENV) $(DOCS_VENV) $(CHECKOV_VENV) $(AWSCLI_VENV) .mypy_cache .ruff_cache .pytest_cache .coverage .hypothesis .fuzz .import_linter_cache build *.egg-info
 	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +

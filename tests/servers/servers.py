@@ -10,13 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import pytest
+
 from local.child import start_child
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 _MOTO: Final = ROOT / ".venv-servers" / "bin" / "moto_server"
 _NODE_MODULES: Final = ROOT / ".node-servers" / "node_modules"
+_JARS: Final = ROOT / ".java-servers"
 _LOOPBACK: Final = Path(__file__).with_name("loopback.cjs")
-_START_TIMEOUT_S: Final = 30.0
+_START_TIMEOUT_S: Final = 100.0
+"""A Java program on a busy machine takes half a minute."""
+
 _STOP_TIMEOUT_S: Final = 10.0
 _PROBE_PAUSE_S: Final = 0.05
 
@@ -35,8 +40,9 @@ class Server:
         """Why it cannot run on this machine; None when it can."""
         if not self.needs.exists():
             return f"{self.name} is not installed ({self.needs.relative_to(ROOT)}): run `make test-servers`"
-        if self.needs.is_relative_to(_NODE_MODULES) and shutil.which("node") is None:
-            return f"{self.name} needs Node.js, which is not installed"
+        for folder, program in ((_NODE_MODULES, "node"), (_JARS, "java")):
+            if self.needs.is_relative_to(folder) and shutil.which(program) is None:
+                return f"{self.name} needs {program}, which is not installed"
         return None
 
 
@@ -56,6 +62,30 @@ DYNALITE: Final = Server(
     _NODE_MODULES / "dynalite" / "cli.js",
     lambda port: _node(_NODE_MODULES / "dynalite" / "cli.js", "--port", str(port), "--createTableMs", "0"),
 )
+ELASTICMQ: Final = Server(
+    "ElasticMQ",
+    _JARS / ".installed",
+    lambda port: (
+        shutil.which("java") or "java",
+        "-Xmx256m",
+        "-XX:TieredStopAtLevel=1",  # starts in half the time
+        "-Drest-stats.enabled=false",
+        "-Drest-sqs.bind-hostname=127.0.0.1",
+        f"-Drest-sqs.bind-port={port}",
+        "-Dnode-address.host=127.0.0.1",
+        f"-Dnode-address.port={port}",
+        "-cp",
+        f"{_JARS}/*",
+        "org.elasticmq.server.Main",
+    ),
+)
+
+
+def skip_what_is_missing(*servers: Server) -> None:
+    """Skip the test, and say loudly what was not tested."""
+    for server in servers:
+        if server.missing is not None:
+            pytest.skip(f"NOT TESTED: {server.missing}")
 
 
 @contextlib.asynccontextmanager

@@ -10,7 +10,7 @@ import pytest
 
 from local.stack_options import AwsEndpoints
 from tests.chaos.run import ChaosOptions, run_chaos
-from tests.servers.servers import DYNALITE, FAUXQS, MOTO, Server, serving
+from tests.servers.servers import DYNALITE, ELASTICMQ, FAUXQS, MOTO, Server, serving, skip_what_is_missing
 
 pytestmark = pytest.mark.stack
 
@@ -18,12 +18,14 @@ JOBS = 60
 """moto walks its whole queue for each receive: tens of messages, not hundreds."""
 
 
-@pytest.mark.parametrize(("sqs", "dynamodb"), [(MOTO, MOTO), (FAUXQS, DYNALITE)], ids=["moto", "fauxqs and dynalite"])
+@pytest.mark.parametrize(
+    ("sqs", "dynamodb"),
+    [(MOTO, MOTO), (FAUXQS, DYNALITE), (ELASTICMQ, MOTO)],
+    ids=["moto", "fauxqs and dynalite", "ElasticMQ and moto"],
+)
 async def test_every_promise_is_kept_on_other_servers(sqs: Server, dynamodb: Server, tmp_path: Path) -> None:
     """Every job is answered, every signature verifies, no record changes, what must fail fails."""
-    for server in (sqs, dynamodb):
-        if server.missing is not None:
-            pytest.skip(f"NOT TESTED: {server.missing}")
+    skip_what_is_missing(sqs, dynamodb)
     async with contextlib.AsyncExitStack() as running:
         sqs_url = await running.enter_async_context(serving(sqs, tmp_path / "sqs.log"))
         dynamodb_url = sqs_url

@@ -1,9 +1,8 @@
 """The engine with the real SDK over HTTP, against an SQS that this project did not write."""
 
-import asyncio
 import json
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -15,6 +14,7 @@ from botocore.awsrequest import AWSPreparedRequest
 from config.engine import EngineSettings
 from local.ministack import run_ministack
 from protocol.errors import ErrorCode
+from tests.workers.queue.fifo import check_fifo, make_queue, messages_left, run_until
 from workers.aws import USER_AGENT, dynamodb_client, sqs_client
 from workers.lifecycle import State
 from workers.queue.engine import Engine
@@ -45,11 +45,6 @@ async def sqs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator
             yield client
 
 
-async def _queue(client: "SQSClient", name: str) -> str:
-    fifo = {"FifoQueue": "true"} if name.endswith(".fifo") else {}
-    return (await client.create_queue(QueueName=name, Attributes=fifo))["QueueUrl"]  # type: ignore[arg-type]  # names
-
-
 async def _bodies(client: "SQSClient", url: str, count: int) -> list[dict[str, str]]:
     bodies: list[dict[str, str]] = []
     while len(bodies) < count:
@@ -58,24 +53,9 @@ async def _bodies(client: "SQSClient", url: str, count: int) -> list[dict[str, s
     return bodies
 
 
-async def _left(client: "SQSClient", url: str) -> int:
-    answer = await client.get_queue_attributes(QueueUrl=url, AttributeNames=["All"])
-    attributes = answer["Attributes"]
-    hidden = int(attributes["ApproximateNumberOfMessagesNotVisible"])
-    return int(attributes["ApproximateNumberOfMessages"]) + hidden
-
-
-async def _run_until(engine: Engine, rig: "Rig", holds: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.TaskGroup() as group:
-        group.create_task(engine.run(rig.stop))
-        while not await holds():  # noqa: ASYNC110 - asks another process
-            await asyncio.sleep(0.02)
-        rig.stop.request()
-
-
 async def test_standard_queue(rig: "Rig", sqs: "SQSClient", failure: Callable[[ErrorCode], Failed]) -> None:
     """Good, transient and permanent jobs on a real server: answers, a redelivery, a copy, and an empty queue."""
-    url, replies, dead = [await _queue(sqs, name) for name in ("sign", "reply", "dlq")]
+    url, replies, dead = [await make_queue(sqs, name) for name in ("sign", "reply", "dlq")]
     jobs = [json.dumps({"type": "sign", "job_id": f"s-{i}", "userid": "u1", "message": "m"}) for i in range(20)]
     for start in (0, 10):
         entries = [{"Id": str(i), "MessageBody": body} for i, body in enumerate(jobs[start : start + 10])]
@@ -90,36 +70,17 @@ async def test_standard_queue(rig: "Rig", sqs: "SQSClient", failure: Callable[[E
     async def settled() -> bool:
         return engine.status.settled.get(State.DELETED) == 20
 
-    await _run_until(engine, rig, settled)
+    await run_until(engine, rig, settled)
     bodies = await _bodies(sqs, replies, 20)
     assert sorted(body["job_id"] for body in bodies) == sorted(f"s-{i}" for i in range(20))
     assert [body["job_id"] for body in bodies if body["status"] == "error"] == ["s-7"]
     assert [body["job_id"] for body in await _bodies(sqs, dead, 1)] == ["s-7"]
-    assert await _left(sqs, url) == 0
+    assert await messages_left(sqs, url) == 0
 
 
-async def test_fifo_queue(rig: "Rig", sqs: "SQSClient", failure: Callable[[ErrorCode], Failed]) -> None:
-    """Order within groups on a real server, through a failure, and replies on a FIFO queue."""
-    url, replies = await _queue(sqs, "sign.fifo"), await _queue(sqs, "reply.fifo")
-    for i in range(4):
-        for group in "ab":
-            body = json.dumps({"type": "sign", "job_id": f"{group}-{i}", "userid": group, "message": "m"})
-            await sqs.send_message(
-                QueueUrl=url, MessageBody=body, MessageGroupId=group, MessageDeduplicationId=f"{group}{i}"
-            )
-    rig.handler.plan("a-1", failure(ErrorCode.KMS_THROTTLED))
-    settings = EngineSettings(queue_url=url, reply_queue_url=replies, wait_time_s=1, backoff_base_s=0.1)
-    engine = Engine(settings, rig.handler, sqs, clock=time.monotonic, uniform=lambda: 0.5)
-
-    async def settled() -> bool:
-        return engine.status.settled.get(State.DELETED) == 8
-
-    await _run_until(engine, rig, settled)
-    answered = [job for job in rig.handler.seen if job != "a-1"]
-    assert [job for job in answered if job.startswith("a")] == ["a-0", "a-2", "a-3"]
-    assert [job for job in answered if job.startswith("b")] == ["b-0", "b-1", "b-2", "b-3"]
-    assert rig.handler.seen.count("a-1") == 2
-    assert await _left(sqs, url) == 0
+async def test_fifo_queue(rig: "Rig", sqs: "SQSClient") -> None:
+    """Order within groups on a real server, groups beside each other, and replies on a FIFO queue: see there."""
+    await check_fifo(rig, sqs)
 
 
 async def test_trace_header_and_user_agent(rig: "Rig", sqs: "SQSClient", monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,7 +97,7 @@ async def test_trace_header_and_user_agent(rig: "Rig", sqs: "SQSClient", monkeyp
             sent.append(request)
         return await send(session, request)
 
-    url, replies = await _queue(sqs, "sign"), await _queue(sqs, "reply")
+    url, replies = await make_queue(sqs, "sign"), await make_queue(sqs, "reply")
     await sqs.send_message(
         QueueUrl=url,
         MessageBody='{"type": "sign", "job_id": "s-1", "userid": "u1", "message": "m"}',
@@ -149,7 +110,7 @@ async def test_trace_header_and_user_agent(rig: "Rig", sqs: "SQSClient", monkeyp
         return engine.status.settled.get(State.DELETED) == 1
 
     monkeypatch.setattr(AIOHTTPSession, "send", look_and_send)
-    await _run_until(engine, rig, settled)
+    await run_until(engine, rig, settled)
     (request,) = sent
     (entry,) = json.loads(cast("bytes", request.body))["Entries"]
     assert entry["MessageSystemAttributes"]["AWSTraceHeader"]["StringValue"] == "Root=1-5759e988-bd86"
