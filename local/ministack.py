@@ -20,7 +20,7 @@ SERVICES: Final = "sqs,dynamodb,sts,imds"
 
 _HEALTH_REQUEST: Final = b"GET /_ministack/health HTTP/1.0\r\nHost: localhost\r\n\r\n"
 _PROBE_PAUSE_S: Final = 0.05
-_START_TIMEOUT_S: Final = 30.0
+_START_TIMEOUT_S: Final = 60.0
 _STOP_TIMEOUT_S: Final = 15.0
 """It saves its state at the end, and lets a long poll run out before."""
 

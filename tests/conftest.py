@@ -34,6 +34,17 @@ def _comes_from_outside(name: str) -> bool:
     return upper.startswith(("AWS_", "SSL_CERT_")) or upper.endswith("_PROXY")
 
 
+_STACK_TIMEOUT_S = 600
+"""A dozen programs start and end in such a test: it may take minutes on a machine that is busy with other things."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give the tests of whole stacks more time than the others."""
+    for item in items:
+        if item.get_closest_marker("stack") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(_STACK_TIMEOUT_S))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def clean_environment() -> Iterator[None]:
     """Take away the variables that divert calls to AWS, before any other fixture can start a child process."""

@@ -5,6 +5,8 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -82,8 +84,14 @@ class Client:
             ids += [by_place[str(place)] for place in range(len(entries))]
         return ids
 
-    def replies(self, count: int, *, job_id: str | None = None) -> list[dict[str, Any]]:
-        """Take this many replies (of one job, if named) off the reply queue; each is in the published schema."""
+    def replies(
+        self, count: int, *, job_id: str | None = None, among: Collection[str] | None = None
+    ) -> list[dict[str, Any]]:
+        """Take this many replies off the reply queue: of one job, or of so many jobs, among those that are named.
+
+        Each is in the published schema. What else comes is dropped: a queue delivers at least once, and a busy machine
+        more often.
+        """
         found: list[dict[str, Any]] = []
         url = self.facts["reply_queue_url"]
         empty = 0
@@ -93,12 +101,23 @@ class Client:
             for message in answer.get("Messages", []):
                 REPLY.validate_json(message["Body"])
                 reply = json.loads(message["Body"])
-                if job_id in {None, reply["job_id"]}:
+                is_new = all(reply["job_id"] != other["job_id"] for other in found)
+                if reply["job_id"] == job_id if job_id else is_new and (among is None or reply["job_id"] in among):
                     found.append(reply)
                 self.sqs.delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
             if len(found) >= count:
                 return found
         raise AssertionError(f"{len(found)} of {count} replies: {found}")
+
+    def wait_for_dead_letters(self, kind: str, count: int) -> None:
+        """Wait until a dead-letter queue has so many: a job's error reply comes before its dead letter."""
+        name, url = "ApproximateNumberOfMessages", self.facts[f"{kind}_dead_letter_queue_url"]
+        for _ in range(EMPTY_POLLS * 10):
+            answer = self.sqs.get_queue_attributes(QueueUrl=url, AttributeNames=[name])
+            if int(answer["Attributes"][name]) >= count:
+                return
+            time.sleep(0.2)
+        raise AssertionError(f"not {count} dead letters")
 
     def dead_letter(self, kind: str, job_id: str) -> dict[str, str]:
         """Take the dead letter of a job off its queue; return its attributes. Those of other tests are left."""
