@@ -11,6 +11,9 @@ BIRTH_TABLE: Final = "UserTokenBirth"
 FREEZE_TABLE: Final = "UserTokenFreeze"
 
 _VISIBILITY_TIMEOUT_S: Final = 30
+_NO_QUEUE: Final = ("NonExistentQueue", "QueueDoesNotExist")
+"""AWS says `AWS.SimpleQueueService.NonExistentQueue`; a server without the old protocol says the other."""
+
 _BACKSTOP_RECEIVE_COUNT: Final = 100
 """The worker dead-letters with a reason long before; this is for a worker that dies each time it meets a job."""
 
@@ -54,7 +57,7 @@ async def _make_queue(sqs: Any, name: str, attributes: dict[str, str]) -> str:
     try:
         return str((await sqs.get_queue_url(QueueName=name))["QueueUrl"])
     except ClientError as error:
-        if "NonExistentQueue" not in error_code(error):
+        if not error_code(error).endswith(_NO_QUEUE):
             raise
     attributes = {"VisibilityTimeout": str(_VISIBILITY_TIMEOUT_S), **attributes}
     return str((await sqs.create_queue(QueueName=name, Attributes=attributes))["QueueUrl"])
