@@ -32,7 +32,7 @@ async def test_every_promise_is_kept_on_other_servers(sqs: Server, dynamodb: Ser
         if dynamodb is not sqs:
             dynamodb_url = await running.enter_async_context(serving(dynamodb, tmp_path / "dynamodb.log"))
         options = ChaosOptions(
-            seed=1, duration_s=5, jobs=JOBS, settle_timeout_s=60, endpoints=AwsEndpoints(sqs_url, dynamodb_url)
+            seed=1, duration_s=5, jobs=JOBS, settle_timeout_s=300, endpoints=AwsEndpoints(sqs_url, dynamodb_url)
         )
         report = await run_chaos(options, tmp_path / "stack")
     assert report.problems() == []
