@@ -1,7 +1,9 @@
 """The command `nitro-signer`. The AWS SDK is loaded only by the commands that call AWS, when they run."""
 
+import errno
+import os
 import sys
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -11,6 +13,7 @@ from workers.cli import attestation, brakes, config, dlq, enclave, enqueue, imag
 from workers.cli.ask import GENERATE_EPILOG, SIGN_EPILOG, generate, sign
 from workers.cli.doctor import doctor
 from workers.cli.examples import examples
+from workers.cli.output import EXIT_MISUSE, EXIT_REFUSED
 from workers.cli.replies import EPILOG as REPLIES_EPILOG
 from workers.cli.replies import replies
 from workers.cli.schema import schema
@@ -72,6 +75,21 @@ def nitro_signer(
         configure_logging(command, stream=sys.stderr, level=level)
 
 
+_OUTPUT_IS_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO})
+
+
 def main() -> None:
-    """Run the command line."""
-    app()
+    """Run the command line. A standard output that takes no more is one line, and one that nobody reads is none."""
+    try:
+        try:
+            app()
+        finally:
+            sys.stdout.flush()
+    except OSError as error:
+        if error.errno not in {*_OUTPUT_IS_FULL, errno.EPIPE}:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at its end
+        if error.errno in _OUTPUT_IS_FULL:
+            typer.echo(f"nitro-signer: standard output: {error.strerror}", err=True)
+            sys.exit(EXIT_MISUSE)
+        sys.exit(EXIT_REFUSED)

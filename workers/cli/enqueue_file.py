@@ -20,7 +20,7 @@ from workers.bulk.progress_file import Progress, ProgressError
 from workers.bulk.sender import CALLS_AT_ONCE, BulkSender, progressed, windows
 from workers.cli.examples import examples
 from workers.cli.interruption import EXIT_INTERRUPTED, Interruption
-from workers.cli.output import EXIT_REFUSED, fail, print_json
+from workers.cli.output import EXIT_REFUSED, fail, fail_for_file, print_json
 from workers.cli.progress import Bar, progress_bar
 from workers.cli.queues import engines_of, open_queues
 from workers.cli.settings import ConfigOption, load_or_fail
@@ -88,7 +88,7 @@ def enqueue_file(
         typer.echo(f"{COMMAND}: stopped{_how_to_go_on(state_path)}", err=True)
         raise typer.Exit(EXIT_INTERRUPTED) from None
     except OSError as error:
-        fail(COMMAND, f"{error.filename or file}: {error.strerror}")
+        fail_for_file(COMMAND, error.filename or file, error)
     except (JobFileError, ProgressError) as error:
         fail(COMMAND, f"{file}: {error}")
     if run.unsent:

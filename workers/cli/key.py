@@ -16,7 +16,7 @@ from protocol.errors import ErrorCode, SignerError
 from protocol.keyproof import KeyProof, KeyProofError
 from workers.cli.aws_errors import aws_or_fail
 from workers.cli.examples import examples
-from workers.cli.output import EXIT_REFUSED, fail, print_json, read_pcr, read_root
+from workers.cli.output import EXIT_REFUSED, fail, fail_for_file, print_json, read_pcr, read_root
 from workers.cli.progress import progress_bar
 from workers.cli.settings import ConfigOption, load_or_fail
 from workers.cli.verdicts import Tally
@@ -72,7 +72,7 @@ def prove(
         typer.echo("stopped" + ("; continue with --resume" if everything else ""), err=True)
         raise typer.Exit(_INTERRUPTED) from None
     except OSError as error:
-        fail("key prove", f"{out or 'standard output'}: {error.strerror}")
+        fail_for_file("key prove", out or "standard output", error)
     except KeyProofError as error:
         fail("key prove", str(error))
     except SignerError as error:
@@ -126,7 +126,7 @@ def verify(
         typer.echo(f"stopped; continue with --start-line {last_line + 1}", err=True)
         raise typer.Exit(_INTERRUPTED) from None
     except OSError as error:
-        fail("key verify", f"{file}: {error.strerror}")
+        fail_for_file("key verify", file, error)
     if not tally.keys:
         fail("key verify", f"{file}: no key proof" + (f" from line {start_line} on" if start_line > 1 else ""))
     tally.print_sum()

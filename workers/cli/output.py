@@ -74,6 +74,17 @@ def print_facts(facts: Mapping[str, str]) -> None:
         print(f"{name:<{width}}  {value if value.isprintable() else ascii(value)}")
 
 
+def fail_for_file(command: str, file: Path | str, error: OSError) -> NoReturn:
+    """End as `fail` does, for a file that cannot be read or written.
+
+    Raises:
+        BrokenPipeError: it was standard output, which nobody reads any more; that is for `workers.cli.main` to end.
+    """
+    if isinstance(error, BrokenPipeError):
+        raise error
+    fail(command, f"{file}: {error.strerror}")
+
+
 def fail(command: str, text: str) -> NoReturn:
     """End with one line on standard error: the command could not do its work."""
     typer.echo(f"{command}: {text}", err=True)

@@ -395,6 +395,31 @@ async def test_replies_that_do_not_come_are_exit_code_1(stack: Stack) -> None:
     assert (process.returncode, error) == (1, b"replies: 0 of 1 came\n")
 
 
+async def ended(output: int, *command: str) -> tuple[int | None, str]:
+    """Run a command that writes to a file descriptor; return its exit code and what it says on standard error."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "workers", *command, cwd=ROOT, stdout=output, stderr=asyncio.subprocess.PIPE
+    )
+    _, error = await process.communicate()
+    return process.returncode, error.decode()
+
+
+async def test_an_output_that_takes_no_more(config: str) -> None:
+    """Whether much or little is printed: a full disk is one line, and a reader that has gone is none."""
+    commands = (("schema", "job"), ("config", "check", config))
+    with open("/dev/full", "wb") as full:  # noqa: ASYNC230, PTH123 - a device
+        for command in commands:
+            expected = (2, "nitro-signer: standard output: No space left on device\n")
+            assert await ended(full.fileno(), *command) == expected
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        for command in commands:
+            assert await ended(writer, *command) == (1, "")
+    finally:
+        os.close(writer)
+
+
 async def test_a_health_port_that_is_taken_is_named(config: str) -> None:
     """The worker ends with code 1, to be started again: who has the port may give it back."""
     with socket.socket() as holder:
