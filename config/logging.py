@@ -1,5 +1,6 @@
 """Logging set-up: one JSON object a line, with fields from a closed list and nothing else."""
 
+import json
 import logging
 import math
 import os
@@ -56,11 +57,11 @@ class FieldFilter:
 
     def __call__(self, _logger: object, _level: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:
         """Return the line as it may be written."""
-        line: dict[str, Any] = dict.fromkeys(name for name in _FIRST if name in event)
+        line: dict[str, Any] = {name: None for name in _FIRST if name in event}
         refused: list[str] = []
         for name, value in event.items():
-            written = _written(name, value)
-            if name not in FIELDS or written is _NEVER:
+            written = _written(name, value) if name in FIELDS else _NEVER
+            if written is _NEVER:
                 refused.append(name)
                 line.pop(name, None)
             else:
@@ -80,14 +81,14 @@ def _written(name: str, value: object) -> object:
     if name == "event":
         return value if isinstance(value, str) and _EVENT_NAME.fullmatch(value) else _NEVER
     match value:
+        case str():  # most are
+            return str(value)[:MAX_TEXT_CHARACTERS]
         case None | bool():
             return value
         case int():
             return value if abs(value) < _MAX_WHOLE_NUMBER else _NEVER
         case float():
             return value if math.isfinite(value) else _NEVER
-        case str():
-            return str(value)[:MAX_TEXT_CHARACTERS]
         case _:
             return _NEVER
 
@@ -131,6 +132,14 @@ def _own_place(error: BaseException) -> str | None:
     return None
 
 
+def _render(_logger: object, _level: str, line: MutableMapping[str, Any]) -> str:
+    return _ENCODE(line)
+
+
+_ENCODE: Final = json.JSONEncoder(separators=(",", ":"), allow_nan=False, check_circular=False).encode
+"""Made once; structlog's own renderer makes one for each line."""
+
+
 class _LibraryHandler(logging.Handler):
     """Brings what libraries report into the same lines: who reported, and the class of the exception. Not the text."""
 
@@ -155,7 +164,8 @@ def configure_logging(
     pid = os.getpid()
 
     def add_program(_logger: object, _level: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-        return {**event, "role": role, "pid": pid}
+        event["role"], event["pid"] = role, pid
+        return event
 
     structlog.configure(
         processors=[
@@ -164,7 +174,7 @@ def configure_logging(
             add_program,
             describe_exception,
             FieldFilter(strict=strict),
-            structlog.processors.JSONRenderer(separators=(",", ":")),
+            _render,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level.number),
         logger_factory=structlog.WriteLoggerFactory(stream or sys.stdout),

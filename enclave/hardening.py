@@ -5,11 +5,14 @@ In an enclave there is neither swap nor another user; this is the second wall, a
 
 import ctypes
 import resource
+import threading
 from typing import Final
 
 _PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
 _PR_SET_DUMPABLE: Final = 4
 _MCL_CURRENT_AND_FUTURE: Final = 1 | 2  # sys/mman.h
+_STACK_BYTES: Final = 1024 * 1024
+"""Of each further thread. Locked memory is resident from the start, and the usual stack would take 8 MiB of it."""
 
 
 def _libc() -> ctypes.CDLL:
@@ -24,7 +27,11 @@ def forbid_dumps() -> None:
 
 
 def lock_memory() -> bool:
-    """Keep all memory of this process out of swap (mlockall(2)); False where the limit does not allow it."""
+    """Keep all memory of this process out of swap (mlockall(2)); False where the limit does not allow it.
+
+    To be called before the first thread is started: threads get small stacks from here on.
+    """
+    threading.stack_size(_STACK_BYTES)
     locked: int = _libc().mlockall(_MCL_CURRENT_AND_FUTURE)
     return locked == 0
 

@@ -230,9 +230,7 @@ def _known(fields: dict[str, Any], name: str, kind: TypeAdapter[_Known]) -> _Kno
 
 def _parse_object(body: str) -> dict[str, Any]:
     try:
-        value: object = json.loads(
-            body, object_pairs_hook=_without_duplicates, parse_constant=_refuse_constant, parse_int=_bounded_int
-        )
+        value: object = _DECODE(body)
         if not is_map(value):
             raise ValueError("the body is not a JSON object")
         # A surrogate may come as it is or as an escape; only the second needs the value to be looked at.
@@ -262,6 +260,11 @@ def _bounded_int(digits: str) -> int:
     if len(digits) > _MAX_DIGITS:
         raise ValueError(f"a number in the body has more than {_MAX_DIGITS} digits")
     return int(digits)
+
+
+_DECODE: Final = json.JSONDecoder(
+    object_pairs_hook=_without_duplicates, parse_constant=_refuse_constant, parse_int=_bounded_int
+).decode
 
 
 class GenerateReply(Published):

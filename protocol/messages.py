@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final, Self, TypeVar
 
 from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator, model_validator
 
-from protocol.cbor import CborError, decode, encode, is_map
+from protocol.cbor import CborError, decode, encode, is_list, is_map
 from protocol.errors import ErrorCode, RemoteProtocolError, SignerError
 from protocol.model import StrictModel, UserId, describe_validation_error
 from protocol.statement import MAX_STATEMENT_BYTES
@@ -207,14 +207,24 @@ class BadItem(StrictModel):
     detail: str
 
 
-def _keep_bad_items(value: object, validate: ValidatorFunctionWrapHandler) -> Any:
-    try:
-        return validate(value)
-    except ValidationError as error:
-        return BadItem(detail=describe_validation_error(error))
+def _bad_items_aside(model: type[StrictModel]) -> WrapValidator:
+    """Return a validator of a batch that checks all items at once, and one by one when that fails."""
 
+    def one(item: object) -> StrictModel:
+        try:
+            return model.model_validate(item)
+        except ValidationError as error:
+            return BadItem(detail=describe_validation_error(error))
 
-_BadItemsAside = WrapValidator(_keep_bad_items)
+    def check(items: object, validate: ValidatorFunctionWrapHandler) -> Any:
+        try:
+            return validate(items)
+        except ValidationError:
+            if not is_list(items) or not 0 < len(items) <= MAX_BATCH_ITEMS:
+                raise
+            return validate([one(item) for item in items])
+
+    return WrapValidator(check)
 
 
 class GenerateItem(StrictModel):
@@ -227,8 +237,9 @@ class Generate(StrictModel):
     """Makes keys; for the generator role."""
 
     items: Annotated[
-        tuple[Annotated[GenerateItem | BadItem, _BadItemsAside], ...],
+        tuple[Annotated[GenerateItem | BadItem, Field(union_mode="left_to_right")], ...],
         Field(min_length=1, max_length=MAX_BATCH_ITEMS, strict=False),
+        _bad_items_aside(GenerateItem),
     ]
 
 
@@ -286,8 +297,9 @@ class Sign(StrictModel):
     """Signs; for the signer role."""
 
     items: Annotated[
-        tuple[Annotated[SignItem | BadItem, _BadItemsAside], ...],
+        tuple[Annotated[SignItem | BadItem, Field(union_mode="left_to_right")], ...],
         Field(min_length=1, max_length=MAX_BATCH_ITEMS, strict=False),
+        _bad_items_aside(SignItem),
     ]
 
 

@@ -85,11 +85,12 @@ class SignHandler:
         known = [(one, record) for one in asked if isinstance(record := found[one.request.userid], KeyRecord)]
         answers = iter(await self._signers.call([_item(one, record) for one, record in known]))
         results: list[_Signed | SignerError] = []
+        audit = log.bind()  # once for all: to bind a logger costs a third of its line
         for place, one in enumerate(asked):
             if place and place % _VERIFIED_PER_TURN == 0:
                 await asyncio.sleep(0)
             record = found[one.request.userid]
-            results.append(record if isinstance(record, SignerError) else _judge(one, record, next(answers)))
+            results.append(record if isinstance(record, SignerError) else _judge(one, record, next(answers), audit))
         return results
 
 
@@ -117,7 +118,12 @@ def _item(asked: _Asked, record: KeyRecord) -> SignItem:
     )
 
 
-def _judge(asked: _Asked, record: KeyRecord, answer: FromEnclave[bytes] | SignerError) -> _Signed | SignerError:
+def _judge(
+    asked: _Asked,
+    record: KeyRecord,
+    answer: FromEnclave[bytes] | SignerError,
+    audit: structlog.typing.FilteringBoundLogger,
+) -> _Signed | SignerError:
     """Verify what the enclave signed, and write the audit event."""
     if isinstance(answer, SignerError):
         return answer
@@ -136,9 +142,9 @@ def _judge(asked: _Asked, record: KeyRecord, answer: FromEnclave[bytes] | Signer
     try:
         verify_signature(answer.value, digest, record.public_key, request.scheme, request.format)
     except SignerError as error:
-        log.error("signature_refused", **facts)  # noqa: TRY400 - the event is the audit; the traceback adds nothing
+        audit.error("signature_refused", **facts)
         return error
-    log.info("signature_made", **facts)
+    audit.info("signature_made", **facts)
     return _Signed(answer.value.hex(), publickey)
 
 

@@ -180,6 +180,15 @@ def test_memory_is_locked_or_it_says_so() -> None:
     assert run_python(code) == "True"
 
 
+def test_threads_of_locked_memory_have_small_stacks() -> None:
+    """A thread that is started after the lock takes 1 MiB of stack, not the 8 MiB that would be resident at once."""
+    code = (
+        "import threading; from enclave.hardening import lock_memory; before = threading.stack_size();"
+        "lock_memory(); print(before, threading.stack_size())"
+    )
+    assert run_python(code) == f"0 {1024 * 1024}"
+
+
 class Refusing:
     """A C library whose calls fail."""
 
