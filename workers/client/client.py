@@ -227,7 +227,11 @@ class SigningClient:
                     self._sent += 1
                     return await answer
         except TimeoutError as error:
-            detail = f"no reply within {limit_s:g} s" + (f" (receiving: {mailbox.trouble})" if mailbox.trouble else "")
+            detail = f"no reply within {limit_s:g} s"
+            if mailbox.trouble:
+                detail += f" (receiving: {mailbox.trouble})"
+            elif not self._desk.answered:
+                detail += f" (none at all so far: do the workers run, and allow {self._opened.reply_queue_name}?)"
             raise NoAnswerError(ErrorCode.DEADLINE_EXCEEDED, detail, job_id=job.job_id) from error
 
     def _new_job_id(self) -> str:
@@ -248,6 +252,11 @@ class _Open:
     mailbox: Mailbox
     group: asyncio.TaskGroup
     reply_queue_url: str
+
+    @property
+    def reply_queue_name(self) -> str:
+        """The last part of the URL, without the account."""
+        return self.reply_queue_url.rsplit("/", 1)[-1]
 
 
 @contextlib.asynccontextmanager

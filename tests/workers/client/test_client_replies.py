@@ -100,6 +100,22 @@ async def test_a_lost_reply_ends_its_own_call_only(service: Service) -> None:
         lost[0].unwrap()
 
 
+async def test_a_client_that_nobody_answers_is_told_where_to_look(service: Service) -> None:
+    """A first call without a reply: nothing works, or the workers do not allow the client's own queue."""
+    service.answer = lambda job: [] if job.userid == "u0" else [honest(job)]
+    async with service.client(pinned_keys=PINNED) as client:
+        with pytest.raises(NoAnswerError) as caught:
+            await client.sign("u0", b"m", deadline_s=1)
+        queue = service.made[0].rsplit("/", 1)[-1]
+        assert caught.value.detail == (
+            f"no reply within 1 s (none at all so far: do the workers run, and allow {queue}?)"
+        )
+        await client.sign("u1", b"m")
+        with pytest.raises(NoAnswerError) as caught:
+            await client.sign("u0", b"m", deadline_s=1)
+        assert caught.value.detail == "no reply within 1 s"
+
+
 async def test_a_late_reply_is_dropped(service: Service) -> None:
     """It answers nobody, least of all the next call for the same user."""
     service.keeps_back = True
