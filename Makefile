@@ -93,7 +93,7 @@ $(DOCS_VENV)/.installed: requirements-docs.lock
 
 docs: $(DOCS_VENV)/.installed ## build the pages of docs/ into build/site; a broken link is an error
 	@NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/mkdocs build --strict --quiet
-	@echo "open build/site/index.html"
+	@echo "open build/site/index.html; to search in it: python -m http.server --bind 127.0.0.1 --directory build/site"
 
 MINUTES ?= 10
 fuzz: setup-dev $(VENV)/.fuzz ## fuzz the parsers of hostile input for MINUTES minutes, guided by coverage where atheris is installed
