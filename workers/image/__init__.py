@@ -5,6 +5,7 @@ Source of the format: aws-nitro-enclaves-image-format, `src/defs` and `src/utils
 
 from workers.image.eif import Architecture, EifError, Image, Section, SectionType, parse_image
 from workers.image.measure import Measurements, measure
+from workers.image.metadata import make_metadata
 from workers.image.pack import pack_image
 from workers.image.signature import ImageSignature
 
@@ -16,6 +17,7 @@ __all__ = [
     "Measurements",
     "Section",
     "SectionType",
+    "make_metadata",
     "measure",
     "pack_image",
     "parse_image",

@@ -1,4 +1,4 @@
-"""`nitro-signer image pcrs`: output and exit codes."""
+"""`nitro-signer image pcrs` and `image pack`: output and exit codes."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from tests.workers.image.parts import APPLICATION, BOOT, COMMAND_LINE, KERNEL, METADATA
 from workers.cli.image import app
-from workers.image import measure, pack_image, parse_image
+from workers.image import Architecture, measure, pack_image, parse_image
 
 runner = CliRunner()
 
@@ -76,3 +76,66 @@ def test_misuse_is_exit_code_two(file: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.json"
     other.write_text("{}")
     assert run(file, "--compare", other)[0] == 2
+
+
+def _pack(folder: Path, *more: str) -> tuple[int, str, Path]:
+    """Pack the made-up parts; return exit code, output and where the image is."""
+    for part, content in (("kernel", KERNEL), ("boot", BOOT), ("application", APPLICATION)):
+        (folder / part).write_bytes(content)
+    image = folder / "packed.eif"
+    arguments = ["pack", "--kernel", str(folder / "kernel"), "--command-line", COMMAND_LINE.decode()]
+    arguments += ["--ramdisk", str(folder / "boot"), "--ramdisk", str(folder / "application"), "--output", str(image)]
+    result = runner.invoke(app, [*arguments, *more])
+    return result.exit_code, result.output, image
+
+
+def test_pack_makes_an_image_of_the_parts_in_their_order(tmp_path: Path, file: Path) -> None:
+    """What is measured is exactly what was given: the same PCRs as those of the library's packer."""
+    code, output, image = _pack(tmp_path, "--json")
+    assert code == 0
+    found = measure(parse_image(image.read_bytes()))
+    assert found == measure(parse_image(file.read_bytes()))
+    assert json.loads(output)["Measurements"]["PCR0"] == found.pcr0.hex()
+
+
+def test_pack_gives_the_same_bytes_again(tmp_path: Path) -> None:
+    """No time, no name of this machine, no order of a dictionary."""
+    one, other = tmp_path / "one", tmp_path / "other"
+    one.mkdir()
+    other.mkdir()
+    assert _pack(one)[2].read_bytes() == _pack(other)[2].read_bytes()
+
+
+def test_what_describes_an_image_does_not_change_its_measurements(tmp_path: Path) -> None:
+    """Name, version, memory and processors are in the file, and in no PCR."""
+    _, _, image = _pack(tmp_path)
+    plain = parse_image(image.read_bytes())
+    code, output, _ = _pack(
+        tmp_path, "--name", "n", "--version", "9", "--memory-mib", "512", "--cpus", "4", "--arch", "arm64"
+    )
+    assert code == 0
+    described = parse_image(image.read_bytes())
+    assert measure(described) == measure(plain)
+    assert f"PCR0   {measure(plain).pcr0.hex()}" in output
+    assert (described.default_memory_bytes, described.default_cpus) == (512 << 20, 4)
+    assert described.architecture is Architecture.ARM64
+    metadata = json.loads(described.metadata or b"")
+    assert (metadata["ImageName"], metadata["ImageVersion"]) == ("n", "9")
+    assert metadata.keys() == {"ImageName", "ImageVersion", "BuildMetadata", "DockerInfo", "CustomMetadata"}
+
+
+def test_pack_names_the_file_that_cannot_be_read(tmp_path: Path) -> None:
+    """Exit 2 and one line; no image is left behind."""
+    code, output, image = _pack(tmp_path, "--ramdisk", str(tmp_path / "absent"))
+    assert code == 2
+    assert output == f"image pack: {tmp_path / 'absent'}: No such file or directory\n"
+    assert not image.exists()
+
+
+def test_pack_refuses_more_parts_than_an_image_has_room_for(tmp_path: Path) -> None:
+    """The format has 32 sections."""
+    (tmp_path / "more").write_bytes(b"more")
+    more = [part for _ in range(30) for part in ("--ramdisk", str(tmp_path / "more"))]
+    code, output, image = _pack(tmp_path, *more)
+    assert (code, image.exists()) == (2, False)
+    assert output == "image pack: 35 sections; an image has at most 32\n"
