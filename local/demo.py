@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from config.keypolicy import PolicyKind, parse_policy
 from config.keypolicy.check import check_policy
 from enclave.nsm import Nsm
-from local.enclave import SOURCE_ROOT, measure_enclave
+from local.enclave import SOURCE_ROOT
 from local.foundation import ACCOUNT
 from local.jobs_client import JobsClient
 from local.kms import Credentials
@@ -197,7 +197,7 @@ async def _recipient_of_another_image(local: LocalStack) -> dict[str, Any]:
 
 async def _key_policy(local: LocalStack, story: Story) -> None:
     story.chapter("Why the key policy is made, not written by hand")
-    image = measure_enclave(local.layout.enclave_config(Role.GENERATOR).read_bytes())
+    image = local.foundation.images[Role.GENERATOR]
     flawed = flawed_key_policy(
         role_arn=role_arn(ACCOUNT, GENERATOR_ROLE), admin_arn=local_user_arn(ACCOUNT), image=image
     )

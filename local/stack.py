@@ -102,7 +102,7 @@ class LocalStack:
         """
         layout = self.layout
         queues = await _make_resources(self._endpoints)
-        self.foundation = foundation = lay_foundation(layout, now_s=system_clock())
+        self.foundation = foundation = lay_foundation(layout, self._options.enclaves, now_s=system_clock())
         kms = self._kms = await self._start_kms()
         layout.allow_list.write_text(f"allowlist:\n- {{address: {kms.host}, port: {kms.port}}}\n")
         write_worker_config(layout, region=REGION, kms_key_arn=foundation.kms_key_arn, queues=queues)
@@ -173,6 +173,7 @@ class LocalStack:
         command += ["--nitro-root", str(layout.nitro_root), "--audit-file", str(layout.audit)]
         command += ["--region", REGION, "--account", ACCOUNT, "--port", str(layout.kms_port)]
         command += _kms_fault_arguments(self._options.kms_faults)
+        command += self._options.enclaves.kms_arguments
         child = await self._start("kms", command, environ={}, stdout=asyncio.subprocess.PIPE)
         if child.process.stdout is None or not (line := await child.process.stdout.readline()):
             raise self._not_started(child)
@@ -188,10 +189,10 @@ class LocalStack:
 
     async def _start_enclave(self, role: Role) -> None:
         """Start an enclave, and ask it until it answers that it lacks nothing but what the worker brings."""
-        config = self.layout.enclave_config(role)
-        command = [sys.executable, "-m", "local.enclave", str(config), "--state", str(self.layout.nitro)]
-        child = await self._start(f"{role}-enclave", command, environ={})
-        await self._until(child, lambda: _has_started(self.layout.enclave_address(role)))
+        platform = self._options.enclaves
+        child = await self._start(f"{role}-enclave", platform.command(self.layout, role), environ=platform.environ)
+        address = self.layout.enclave_address(role)
+        await self._until(child, lambda: _has_started(address), timeout_s=platform.start_timeout_s)
 
     async def _start_worker(self, role: Role) -> None:
         action = _WORKER_ACTIONS[role]
@@ -233,9 +234,9 @@ class LocalStack:
         self._children[name] = child
         return child
 
-    async def _until(self, child: Child, probe: Callable[[], Awaitable[bool]]) -> None:
+    async def _until(self, child: Child, probe: Callable[[], Awaitable[bool]], *, timeout_s: float) -> None:
         try:
-            async with asyncio.timeout(_START_TIMEOUT_S):
+            async with asyncio.timeout(timeout_s):
                 while not await probe():
                     if child.process.returncode is not None:
                         raise self._not_started(child)

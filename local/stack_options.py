@@ -5,6 +5,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from local.enclave_platform import EnclavePlatform, ProcessPlatform
 from local.kms import KmsFaults
 
 
@@ -32,6 +33,9 @@ class StackOptions:
 
     kms_faults: KmsFaults = field(default_factory=KmsFaults)
     """What the attesting KMS does wrong."""
+
+    enclaves: EnclavePlatform = field(default_factory=ProcessPlatform)
+    """What the enclaves run on."""
 
     worker_environ: Mapping[str, str] = field(default_factory=dict)
     """Further variables of the workers: `NITRO_SIGNER_*`, see `config.worker`."""

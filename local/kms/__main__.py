@@ -33,6 +33,7 @@ def main() -> int:
             drop_rate=arguments.fault_drop_rate,
             seed=arguments.fault_seed,
         ),
+        dangerous_accept_qemu_documents=arguments.dangerous_accept_qemu_documents,
     )
     audit_file: Path | None = arguments.audit_file
     if audit_file is None:
@@ -84,6 +85,11 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument("--fault-refuse-code", default="KMSInternalException", help="the error of a refusal")
     parser.add_argument("--fault-drop-rate", type=float, default=0.0, help="share whose connection is reset")
     parser.add_argument("--fault-seed", type=int, default=0, help="repeats a sequence of faults")
+    parser.add_argument(
+        "--dangerous-accept-qemu-documents",
+        action="store_true",
+        help="take attestation documents that nobody signed: for tests in a virtual machine, where anybody may be KMS",
+    )
     return parser.parse_args()
 
 

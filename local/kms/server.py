@@ -42,6 +42,9 @@ class KmsSettings:
 
     faults: KmsFaults = field(default_factory=KmsFaults)
 
+    dangerous_accept_qemu_documents: bool = False
+    """Take the unsigned documents of a virtual machine, which anybody can write. For tests of that machine only."""
+
     def __post_init__(self) -> None:
         if not self.nitro_roots:
             raise ValueError("at least one root of Nitro documents")
@@ -58,7 +61,11 @@ class AttestingKms:
         self._service = KmsService(
             KeyStore(settings.state_dir, region=region, account=settings.account),
             PrincipalRegistry(settings.state_dir, account=settings.account),
-            DocumentVerifier(settings.nitro_roots, clock),
+            DocumentVerifier(
+                settings.nitro_roots,
+                clock,
+                dangerous_accept_qemu_documents=settings.dangerous_accept_qemu_documents,
+            ),
             region=region,
             account=settings.account,
             clock=clock,
