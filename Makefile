@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 PIP_FLAGS := --disable-pip-version-check --no-input --quiet
 CODE := config enclave local protocol workers tests
 
-.PHONY: help setup setup-dev check test test-servers test-image demo docs reference bench fuzz soak chaos lock format clean
+.PHONY: help setup setup-dev check test test-servers test-image vm-tools vm-test demo docs reference bench fuzz soak chaos lock format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -131,6 +131,12 @@ test-servers: setup-dev $(SERVERS_VENV)/.installed $(NODE_SERVERS)/.installed $(
 test-image: setup-dev ## make the contents of an enclave image twice, and compare them
 	TEST_IMAGE=1 $(BIN)/pytest tests/deploy/test_deploy_contents.py -v
 
+vm-tools: setup-dev ## fetch and build what the virtual machine needs, once, into a cache outside this folder; says what and how long
+	@$(BIN)/python -m tests.vm.tools
+
+vm-test: setup-dev ## the enclave images in virtual machines with /dev/nsm and AF_VSOCK; needs `make vm-tools`
+	$(BIN)/pytest tests/vm/booted -m vm -v --durations=0 -p no:randomly
+
 format: setup-dev ## put the code in its one form
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -146,6 +152,7 @@ lock: ## renew the lock files from pyproject.toml (needs uv)
 	uv pip compile $(LOCK_FLAGS) -o requirements-checkov.lock --group checkov
 	uv pip compile $(LOCK_FLAGS) -o requirements-build.lock requirements-build.in
 	uv pip compile $(LOCK_FLAGS) -o requirements-servers.lock requirements-servers.in
+	uv pip compile $(LOCK_FLAGS) -o requirements-qemu.lock --group qemu
 
 LOCK_FLAGS := --quiet --generate-hashes --universal --no-emit-index-url --no-header --no-annotate --python-version 3.11 --upgrade
 
