@@ -59,6 +59,8 @@ class Up:
 class Client:
     """Plain boto3, as a user has it."""
 
+    empty_polls = EMPTY_POLLS
+
     def __init__(self, facts: dict[str, Any]) -> None:
         self.facts = facts
         options: dict[str, Any] = {
@@ -95,7 +97,7 @@ class Client:
         found: list[dict[str, Any]] = []
         url = self.facts["reply_queue_url"]
         empty = 0
-        while empty < EMPTY_POLLS:
+        while empty < self.empty_polls:
             answer = self.sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10, WaitTimeSeconds=2)
             empty += "Messages" not in answer
             for message in answer.get("Messages", []):
@@ -122,7 +124,7 @@ class Client:
     def dead_letter(self, kind: str, job_id: str) -> dict[str, str]:
         """Take the dead letter of a job off its queue; return its attributes. Those of other tests are left."""
         url = self.facts[f"{kind}_dead_letter_queue_url"]
-        for _ in range(EMPTY_POLLS):
+        for _ in range(self.empty_polls):
             answer = self.sqs.receive_message(
                 QueueUrl=url, MaxNumberOfMessages=10, WaitTimeSeconds=2, MessageAttributeNames=["All"]
             )
