@@ -59,7 +59,7 @@ async def run_guest(cache: Cache, image: Path, paths: Paths, *, cid: int, listen
     with paths.console.open("ab") as console, paths.log.open("ab") as log:
         async with run_program(vsock_back_end(cache, paths, cid), environ={}, log=log) as back_end:
             await _until_exists(paths.device, back_end)
-            machine = enclave_machine(cache, image, paths)
+            machine = enclave_machine(cache, image, paths, cid)
             async with run_program(machine.command, environ=machine.environ, log=console) as qemu:
                 code = await _serve_until_end(qemu, paths, listen, port)
     raise MachineError(f"the machine ended with code {code}: see {paths.console}")

@@ -15,6 +15,9 @@ PARENT_CID: Final = 2
 """The host, as a virtual machine sees it over vhost-user; the parent of a real enclave is 3."""
 
 _MEMORY: Final = "1G"
+_INSTANCE_ID: Final = "i-0123456789abcdef0"
+"""Of the parent, which real hardware measures into PCR4 and names before `-enc` in the module id."""
+
 _COUNTED_TIME: Final = "shift=0,sleep=on,align=off"
 """The machine's time is that of its instructions, one nanosecond each.
 
@@ -79,12 +82,12 @@ def vsock_back_end(cache: Cache, paths: Paths, cid: int) -> tuple[str, ...]:
     return (str(cache.qemu / "usr" / "bin" / "vhost-device-vsock"), "--vm", guest)
 
 
-def enclave_machine(cache: Cache, image: Path, paths: Paths) -> Machine:
+def enclave_machine(cache: Cache, image: Path, paths: Paths, cid: int) -> Machine:
     """Return QEMU's `nitro-enclave` with an image."""
     return _machine(
         cache,
         # without ACPI, Debian's kernel finds no virtio device on this machine
-        "-M", f"nitro-enclave,acpi=on,vsock=c0,id={paths.name}",
+        "-M", f"nitro-enclave,acpi=on,vsock=c0,id={_INSTANCE_ID}-enc{cid:016x},parent-id={_INSTANCE_ID}",
         # more processors hang at the calibration of the clock
         "-smp", "1",
         "-chardev", f"socket,id=c0,path={paths.device}",
