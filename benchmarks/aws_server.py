@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 _POLL_S: Final = 0.02
-_TIMEOUT_S: Final = 60.0
+_TIMEOUT_S: Final = 300.0
+"""Of the slowest jobs on a busy machine."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,9 @@ SQS_MAX_VISIBILITY_S: Final = 43_200
 SQS_MAX_BYTES: Final = 1_048_576
 """Of one message, and of all messages of a batch together (SQS quotas since August 2025)."""
 
+ITEMS_PER_SLOT: Final = 100
+"""Of a bulk job. So slots bound the memory of a worker, but for what the receives under way may bring beyond them."""
+
 _QUEUE_NAME = r"[A-Za-z0-9_-]"
 
 Seconds = Annotated[float, Field(gt=0, le=SQS_MAX_VISIBILITY_S)]
@@ -35,8 +38,8 @@ class EngineSettings(StrictModel):
     """Queue URLs that a job may name as `reply_to`; `*` stands for any letters, digits, `-` and `_`."""
 
     slots: Annotated[int, Field(ge=1, le=10_000)] = 100
-    """Jobs in flight at once. A slot is taken before a message is received. A bulk job takes one slot and about 1.3 MiB
-    for 1,000 items: 10 to 20 are enough where those come."""
+    """Jobs in flight at once. A slot is taken before a message is received. A bulk job takes one for each hundred items
+    (about 0.13 MiB); while it owes those beyond the first, nothing is received."""
     slot_linger_ms: Annotated[float, Field(ge=0, le=1_000)] = 10.0
     """How long a poll waits for ten free slots before it asks for fewer messages: fuller receives, fewer calls."""
     pollers: Annotated[int, Field(ge=1, le=64)] = 2

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, NotRequired, TypedDict
 
-from config.engine import EngineSettings
+from config.engine import ITEMS_PER_SLOT, EngineSettings
 from protocol.errors import ErrorCode, SignerError
-from protocol.jobs import Job, JobRefusedError, JobType, WorkerType, parse_job
+from protocol.jobs import Job, JobRefusedError, JobType, SignBatchJob, WorkerType, parse_job
 from workers.lifecycle import Life, Policy
 
 FIFO_SUFFIX: Final = ".fifo"
@@ -53,6 +53,8 @@ class Delivery:
     reply_queue_url: str
     error: SignerError | None
     """Why there is no answer: set from the start when the body is refused."""
+    slots: int = 1
+    """How many it takes: see `config.engine.EngineSettings.slots`."""
     replies: tuple[str, ...] = field(default=(), repr=False)
     """The reply's JSON once there is one, in as many messages as it takes."""
 
@@ -104,4 +106,5 @@ class MessageReader:
             userid=userid,
             reply_queue_url=reply_queue_url,
             error=error,
+            slots=-(-len(job.items) // ITEMS_PER_SLOT) if isinstance(job, SignBatchJob) else 1,
         )

@@ -167,6 +167,7 @@ class Engine:
 
     def _arrived(self, deliveries: Sequence[Delivery]) -> None:
         now = self._clock()
+        self._slots.owe(sum(delivery.slots for delivery in deliveries) - len(deliveries))
         if not self._gate.is_open:
             self._perform(self._ledger.give_back(deliveries, now))
             return
@@ -176,7 +177,7 @@ class Engine:
         self._perform(self._ledger.admit(deliveries, now))
 
     def _concluded(self, delivery: Delivery) -> None:
-        self._slots.give_back(1)
+        self._slots.give_back(delivery.slots)
         if self._ledger.in_flight == 0:
             self._empty.set()
         state = delivery.life.state

@@ -1,4 +1,8 @@
-"""Room for jobs in flight: taken before messages are received, so that none waits unseen for its turn."""
+"""Room for jobs in flight: taken before messages are received, so that none waits unseen for its turn.
+
+What a message brings is known only when it is here. One with a bulk job owes further slots: nobody waits for them, but
+none is taken again before all that is owed has come back.
+"""
 
 import asyncio
 import contextlib
@@ -16,8 +20,12 @@ class Slots:
 
     @property
     def free(self) -> int:
-        """How many are not taken."""
+        """How many are not taken; below zero when more are owed."""
         return self._free
+
+    def owe(self, count: int) -> None:
+        """Take further slots for what is here already, free or not. They are given back like the others."""
+        self._free -= count
 
     async def take(self, at_most: int) -> int:
         """Take up to `at_most`, at least one. Waits a moment for all of them, then as long as it must for one.

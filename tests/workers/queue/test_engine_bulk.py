@@ -1,5 +1,6 @@
 """Replies in several messages: every part is accepted before the job is deleted, or none of it counts."""
 
+import asyncio
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -139,3 +140,24 @@ def test_parts_hold_every_result_once_within_the_limit(sizes: list[int], max_byt
     bodies = reply_bodies(SignBatchReply(job_id="b-1", results=results), max_bytes)
     assert all(len(body.encode()) <= max_bytes for body in bodies)
     assert indexes([json.loads(body) for body in bodies]) == list(range(len(sizes)))
+
+
+async def test_a_bulk_job_takes_a_slot_for_each_hundred_items(rig: "Rig") -> None:
+    """Slots beyond the first are owed: while any is, nothing more is received, and at the end all are back."""
+    items = [{"userid": "u1", "message": "m"}] * 201
+    names = [f"b-{number}" for number in range(4)]
+    first = asyncio.Event()
+    for name in names:
+        rig.sqs.put(JOBS, json.dumps({"type": "sign_batch", "job_id": name, "items": items}))
+    rig.handler.plan("b-0", first, Answered(reply(1, "b-0")))
+    async with rig.running(slots=2, pollers=1) as engine:
+        await rig.until(lambda: rig.handler.running == 1)
+        await asyncio.sleep(60)  # virtual time: a poll would have come by now
+        assert engine._slots.free == 2 - 2 * 3
+        assert len(rig.sqs.named("receive_message")) == 1
+        first.set()
+        await rig.until_empty()
+        await rig.until(lambda: engine.status.in_flight == 0)
+        assert engine._slots.free <= 2
+    assert engine._slots.free == 2
+    assert [job_id for call in rig.handler.calls for job_id in call] == names

@@ -54,6 +54,19 @@ async def test_slots_linger_for_a_full_receive() -> None:
     assert slots.free == 0
 
 
+async def test_owed_slots_come_back_before_one_is_taken() -> None:
+    """What is owed beyond the slots delays the next taker until all of it has come back."""
+    slots = Slots(2, linger_s=0.01)
+    assert await slots.take(2) == 2
+    slots.owe(3)
+    loop = asyncio.get_running_loop()
+    for moment, count in [(1.0, 3), (2.0, 1), (3.0, 1)]:
+        loop.call_later(moment, slots.give_back, count)
+    began = loop.time()
+    assert await slots.take(2) == 1
+    assert loop.time() - began == pytest.approx(2.0, abs=0.1)
+
+
 async def test_cancelled_take_takes_nothing() -> None:
     """A wait for slots that is ended leaves all of them."""
     slots, waits = Slots(1, linger_s=0.01), Interrupts()
