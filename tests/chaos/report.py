@@ -74,7 +74,7 @@ class Report:
             ("**errors answered as success**", len(verdict.false_success)),
             ("**failed without a reason**", len(verdict.unreasoned)),
             ("**replies that nobody asked for**", len(verdict.unasked)),
-            ("**programs that ended by themselves**", len(self.failures)),
+            ("**programs that ended by themselves, or did not start again in time**", len(self.failures)),
         ]  # fmt: skip
         return "\n".join(["| what | count |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
 
