@@ -257,11 +257,16 @@ async def test_draining_ends_an_idle_connection_and_not_a_busy_one(wire: _Wire) 
     """While it drains a connection lives as long as bytes flow, then ends as drained."""
     loop = asyncio.get_running_loop()
     async with _relaying(wire) as (relay, task):
-        relay.drain(0.2)
-        for _ in range(100):
+        relay.drain(60.0)  # long, so that a machine that stalls does not make a busy connection an idle one
+        began = loop.time()
+        while relay.last_moved <= began:
             await loop.sock_sendall(wire.enclave, b"x")
             assert await loop.sock_recv(wire.server, 100) == b"x"
+        relay._watch_time()
+        assert relay._timer is not None
+        assert relay._timer.when() == relay.last_moved + 60.0
         assert not task.done()
+        relay.drain(_SHORT_S)
     assert task.result() is RelayEnd.DRAINED
 
 
