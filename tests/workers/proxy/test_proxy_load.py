@@ -72,6 +72,7 @@ async def _one(address: Address) -> None:
         assert await loop.sock_recv(client, 10) == b"x"
 
 
+@pytest.mark.timeout(900)  # ten seconds on a machine of its own, ten minutes on one with twenty others at work
 async def test_ten_thousand_one_after_another_leave_nothing(
     until: Until, run_server: RunServer, serve_upstream: ServeUpstream, listen_address: Address
 ) -> None:
