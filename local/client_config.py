@@ -10,6 +10,7 @@ _TEMPLATE = """\
 region = "{region}"
 generate_queue_url = "{queues.generate}"
 sign_queue_url = "{queues.sign}"
+deadline_s = 200  # a laptop may have much else to do
 
 [trust]
 root = "{root}"

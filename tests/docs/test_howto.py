@@ -13,7 +13,7 @@ RUN = [page for page in PAGES if blocks(page.read_text())]
 
 
 @pytest.mark.stack
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("path", RUN, ids=lambda path: path.stem)
 def test_a_page_does_what_it_says(path: Path, shared_up: Up, tmp_path: Path) -> None:
     """Each command succeeds and prints what the page shows, but for values that vary."""

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.stack
 TUTORIAL = DOCS / "tutorial.md"
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_the_tutorial_does_what_it_says(tmp_path: Path) -> None:
     """From a fresh stack to a verified Ethereum signature: each command succeeds and prints what the page shows.
 
