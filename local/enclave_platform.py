@@ -42,6 +42,11 @@ class EnclavePlatform(Protocol):
         """Variables of `command`."""
         ...
 
+    @property
+    def worker_program(self) -> Sequence[str]:
+        """What the workers of these enclaves are started with."""
+        ...
+
     def measured_addresses(self, layout: Layout, role: Role) -> MeasuredAddresses:
         """Return what the configuration of an enclave shall say."""
         ...
@@ -60,6 +65,7 @@ class ProcessPlatform:
 
     start_timeout_s: float = 30.0
     kms_arguments: Sequence[str] = ()
+    worker_program: Sequence[str] = (sys.executable, "-m", "workers")
     environ: Mapping[str, str] = {}
 
     def measured_addresses(self, layout: Layout, role: Role) -> MeasuredAddresses:

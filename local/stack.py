@@ -206,7 +206,7 @@ class LocalStack:
             "AWS_SESSION_TOKEN": credentials.session_token,
             **self._options.worker_environ,
         }
-        command = [*_NITRO_SIGNER, "worker", action, "--config", str(self.layout.worker_config)]
+        command = [*self._options.enclaves.worker_program, "worker", action, "--config", str(self.layout.worker_config)]
         await self._start_notifying(f"{action}-worker", command, environ=environ)
 
     async def _start_notifying(self, name: str, command: Sequence[str], *, environ: Mapping[str, str]) -> None:

@@ -32,6 +32,7 @@ class VirtualMachinePlatform:
     """Seconds on an idle machine; minutes where eight others want the same two processors."""
 
     kms_arguments: Sequence[str] = ("--dangerous-accept-qemu-documents",)
+    worker_program: Sequence[str] = (sys.executable, "-m", "tests.vm.worker")
 
     def __init__(self, cache: Cache, parts: ImageParts) -> None:
         self._cache = cache
