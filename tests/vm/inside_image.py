@@ -45,7 +45,7 @@ while :; do /bin/busybox sleep 60; done
 """
 
 
-def tests_image(cache: Cache) -> bytes:
+def image_of_tests(cache: Cache) -> bytes:
     """Return the image. What it prints last is `DONE` and pytest's exit code; then it waits to be ended."""
     script = _SCRIPT.format(site=SITE, python=PYTHON, timeout=_TEST_TIMEOUT_S, suites=" ".join(_SUITES), done=DONE)
     with tempfile.TemporaryDirectory() as folder:

@@ -13,7 +13,7 @@ from tests.vm.bridge import HandshakeError, connect_to_guest
 from tests.vm.guest import run_guest
 from tests.vm.images import write_image
 from tests.vm.inside.echo import CLOSED_PORT, GUEST_PORT, PARENT_PORT, echo, send_and_compare
-from tests.vm.inside_image import DONE, tests_image
+from tests.vm.inside_image import DONE, image_of_tests
 from tests.vm.machine import Paths
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ _COUNTED = re.compile(r"(\d+) passed")
 async def test_what_only_a_device_can_show(cache: Cache, state: Path) -> None:
     """All tests inside pass, on AF_VSOCK too; frames of every size cross both ways; a missing listener is an error."""
     image = state / "tests.eif"
-    write_image(tests_image(cache), image)
+    write_image(image_of_tests(cache), image)
     paths = Paths(state, "inside")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         listener.bind(str(paths.parent_port(PARENT_PORT)))
