@@ -68,12 +68,13 @@ async def test_sigterm_under_load_settles_everything(stack: LocalStack) -> None:
     """Exit code 0 within the deadline; each job is answered or visible at once, none waits for its visibility."""
     client = Client(asdict(stack.facts))
     client.ask("generate", {"type": "generate", "job_id": "g", "userid": "u"})
-    client.send("sign", *sign_jobs(JOBS))
-    while counts(client, "sign_queue_url")[1] == 0:  # noqa: ASYNC110 - it happens in another process
-        await asyncio.sleep(0)
     worker = stack.children["sign-worker"].process
-    worker.send_signal(signal.SIGTERM)
-    code = await worker.wait()
+    async with asyncio.TaskGroup() as group:
+        group.create_task(asyncio.to_thread(client.send, "sign", *sign_jobs(JOBS)))  # and some arrive while it drains
+        while counts(client, "sign_queue_url")[1] == 0:  # noqa: ASYNC110 - it happens in another process
+            await asyncio.sleep(0)
+        worker.send_signal(signal.SIGTERM)
+        code = await worker.wait()
     log = stack.layout.log("sign-worker").read_text()
     assert "drain_started" in log
     assert "drain_deadline_passed" not in log

@@ -60,8 +60,10 @@ def pcrs(
 
 
 @app.command(
-    epilog="Example: nitro-signer image pack --kernel bzImage --command-line 'reboot=k panic=-1' "
-    "--ramdisk boot.cpio.gz --ramdisk program.cpio.gz --output image.eif"
+    epilog=examples(
+        "nitro-signer image pack --kernel bzImage --command-line 'reboot=k panic=-1' "
+        "--ramdisk boot.cpio.gz --ramdisk program.cpio.gz --output image.eif"
+    )
 )
 def pack(
     *,
